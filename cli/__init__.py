@@ -1,0 +1,1 @@
+"""The `onnxdam` command: parse, call one library function, print."""
