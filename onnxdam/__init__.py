@@ -62,7 +62,7 @@ _HOME = {
 class _Package(types.ModuleType):
     """Lets `onnxdam.plan`, `onnxdam.verify` and `onnxdam.bench` be the functions.
 
-    They share their names with submodules, and importing a submodule binds it on the package; here the public name wins.
+    Importing a submodule binds it on the package under the same name; here the public name wins.
     `from onnxdam.plan import Plan` still finds the submodule, which lives in `sys.modules`.
     """
 

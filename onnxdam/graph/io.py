@@ -34,6 +34,7 @@ OLDEST_OPSET = 7
 PROTOBUF_LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB; the margin is for what ir adds around the weights
 SMALL = 1024  # bytes; smaller tensors stay inside the file, so that shape arithmetic is seen by every reader
 EXTERNAL = "onnxdam.external"  # graph.meta key: the weights came from external data and go back there
+MAP_TYPE = "onnxdam.map_type"  # value.meta key: the serialised type of a graph input or output that ir cannot express
 _NOT_A_MODEL = "is not an ONNX model"
 
 
@@ -59,7 +60,7 @@ def load(model: AnyModel, *, strict: bool = True) -> ir.Model:
         loaded = model.clone()
         if EXTERNAL in model.graph.meta:
             loaded.graph.meta[EXTERNAL] = True
-        check(ir.to_proto(_without_weights(model)), "model", strict)
+        check(to_proto(_without_weights(model)), "model", strict)
         _check_weights(loaded, "model")
         return loaded
     if isinstance(model, onnx.ModelProto):
@@ -136,16 +137,46 @@ def _bytes_missing(data: bytes) -> int:
 
 def _from_proto(proto: onnx.ModelProto, folder: Path, where: str, strict: bool) -> ir.Model:
     check(_proto_without_weights(proto), where, strict)
+    opaque = _set_map_types_aside(proto)
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # the deserialiser has no exception type of its own
         raise InputError(f"{where}: invalid graph ({_one_line(error)})") from None
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.name in opaque:
+            value.meta[MAP_TYPE] = opaque[value.name]
     for tensor in tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = str(folder)
             model.graph.meta[EXTERNAL] = True
     _check_weights(model, where)
     return model
+
+
+def _set_map_types_aside(proto: onnx.ModelProto) -> dict[str, bytes]:
+    """Takes the map types (scikit-learn's class probabilities) off the graph: onnx-ir cannot hold them."""
+    graph, opaque = proto.graph, {}
+    for values in (graph.input, graph.output, graph.value_info):
+        for value in values:
+            if value.type.HasField("map_type") or value.type.sequence_type.elem_type.HasField("map_type"):
+                opaque[value.name] = value.type.SerializeToString()
+                value.ClearField("type")
+    return opaque
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The inverse of loading a proto (`ir.to_proto` loses map types)."""
+    proto = ir.to_proto(model)
+    _put_map_types_back(model, proto)
+    return proto
+
+
+def _put_map_types_back(model: ir.Model, proto: onnx.ModelProto) -> bool:
+    opaque = {v.name: v.meta[MAP_TYPE] for v in (*model.graph.inputs, *model.graph.outputs) if MAP_TYPE in v.meta}
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.name in opaque:
+            value.type.ParseFromString(opaque[value.name])
+    return bool(opaque)
 
 
 # --------------------------------------------------------------------------------------------------------- check
@@ -167,6 +198,7 @@ def check(skeleton: onnx.ModelProto, where: str, strict: bool) -> None:
             f"{where}: opset {opset} is too old, onnxdam reads opset {OLDEST_OPSET} and later; "
             "upgrade the file with onnx.version_converter"
         )
+    problem: str | None
     newest = onnx.defs.onnx_opset_version()
     if opset is not None and opset > newest:
         problem = f"opset {opset} is newer than the installed onnx {onnx.__version__} knows ({newest}); upgrade onnx"
@@ -237,7 +269,7 @@ def _without_weights(model: ir.Model) -> ir.Model:
         tensor = value.const_value
         if tensor is None or (tensor.size <= SMALL and not isinstance(tensor, ir.ExternalTensor)):
             continue
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape)
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         graph.initializers.pop(name)
         value.const_value = None
         if id(value) not in given:
@@ -302,9 +334,9 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
                 if attribute.is_ref() or attribute.value is None:
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:
-                    yield attribute.as_tensor()
+                    yield attribute.value  # as_tensor() is 30 times slower: it checks a runtime protocol
                 elif attribute.type == ir.AttributeType.TENSORS:
-                    yield from attribute.as_tensors()
+                    yield from attribute.value
 
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
@@ -318,9 +350,9 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.GRAPH:
-                    todo.append(attribute.as_graph())
+                    todo.append(attribute.value)
                 elif attribute.type == ir.AttributeType.GRAPHS:
-                    todo.extend(attribute.as_graphs())
+                    todo.extend(attribute.value)
 
 
 # ---------------------------------------------------------------------------------------------------------- save
@@ -418,10 +450,14 @@ def write(model: ir.Model, path: Path) -> None:
         )  # fmt: skip
     else:
         ir.save(_attributes_inline(model), path, format="protobuf")
+    if any(MAP_TYPE in value.meta for value in (*model.graph.inputs, *model.graph.outputs)):
+        proto = onnx.load(path, format="protobuf", load_external_data=False)
+        _put_map_types_back(model, proto)
+        path.write_bytes(proto.SerializeToString())
 
 
 def _attributes_inline(model: ir.Model) -> ir.Model:
-    """The model, its attribute tensors in memory: `ir.save` moves initializers only, and leaves these where they were."""
+    """The model, attribute tensors in memory: `ir.save` moves initializers only, and leaves these where they were."""
 
     def outside(attribute: ir.Attr) -> bool:
         return (
@@ -485,9 +521,9 @@ def _attribute_text(attribute: ir.Attr) -> str:
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         return ""  # visited on its own
     if attribute.type == ir.AttributeType.TENSOR:
-        return _tensor_text(attribute.as_tensor())
+        return _tensor_text(attribute.value)
     if attribute.type == ir.AttributeType.TENSORS:
-        return " ".join(map(_tensor_text, attribute.as_tensors()))
+        return " ".join(map(_tensor_text, attribute.value))
     return repr(attribute.value)
 
 
@@ -508,9 +544,9 @@ def _checksum(data: np.ndarray) -> str:
     for first in range(0, rows, _ROWS):  # one block stays in the cache for both sums
         block = words[first : first + _ROWS]
         columns += np.add.reduce(block, axis=0)
-        digest.update(np.add.reduce(block, axis=1))
-    digest.update(columns)
-    digest.update(data[rows * 8 * _COLUMNS :])
+        digest.update(np.add.reduce(block, axis=1).tobytes())
+    digest.update(columns.tobytes())
+    digest.update(data[rows * 8 * _COLUMNS :].data)
     return digest.hexdigest()
 
 
