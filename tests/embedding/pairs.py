@@ -23,6 +23,7 @@ class Pair:
         equal: Whether both compute the same function (not so when dead slots are constants).
         same_nodes: Whether the narrow export is also the yardstick for the number of nodes. Where the narrow network
             cannot be written as the same class, the wide one is.
+        slack: Weights that the slim network may have more than the narrow one (a channel that carries constants).
     """
 
     narrow: nn.Module
@@ -31,6 +32,7 @@ class Pair:
     dynamic: dict[str, dict[int, str]]
     equal: bool = True
     same_nodes: bool = True
+    slack: int = 0
 
 
 Builder = Callable[[Death], Pair]
@@ -64,12 +66,12 @@ def pair(*, deaths: tuple[Death, ...] = ZERO, exporters: tuple[str, ...] = ("tor
 
 
 def make(narrow: nn.Module, wide: nn.Module, spec: Mapping[str, str], labels: Mapping[str, Label],
-         inputs: dict[str, torch.Tensor], dynamic: dict[str, dict[int, str]], **options: bool) -> Pair:
+         inputs: dict[str, torch.Tensor], dynamic: dict[str, dict[int, str]], **options: int) -> Pair:
     """Randomise the narrow network, embed it, and say whether the functions agree."""
     randomise(narrow)
     embed(narrow.eval(), wide.eval(), spec, labels)
     constant = any(label.death is Death.CONSTANT for label in labels.values())
-    return Pair(narrow, wide, inputs, dynamic, equal=not constant, **options)
+    return Pair(narrow, wide, inputs, dynamic, equal=not constant, **options)  # type: ignore[arg-type]
 
 
 def carve(wide: nn.Module, spec: Mapping[str, str], labels: Mapping[str, Label]) -> nn.Module:

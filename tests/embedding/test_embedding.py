@@ -18,7 +18,7 @@ import onnxruntime as ort  # noqa: E402
 
 import onnxdam  # noqa: E402
 
-from . import hf, own  # noqa: E402, F401  (registers the pairs)
+from . import hf, own, vision  # noqa: E402, F401  (registers the pairs)
 from .embed import Death, Label, embed  # noqa: E402
 from .pairs import REGISTRY, Pair, export  # noqa: E402
 
@@ -108,7 +108,7 @@ def test_slim_finds_the_narrow_network(name: str, death: Death, exporter: str, t
         data = feeds(pair, grow)
         assert distance(run(wide, data), run(slim, data)) < 2e-5
     found = onnx.load(slim)
-    assert weights(found) == weights(goal), wider(found, goal)
+    assert 0 <= weights(found) - weights(goal) <= pair.slack, wider(found, goal)
     assert len(found.graph.node) <= len((goal if pair.same_nodes else onnx.load(wide)).graph.node)
 
 
