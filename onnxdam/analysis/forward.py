@@ -1,0 +1,256 @@
+"""The first fixpoint: what is known about every value, in one pass from the inputs to the outputs.
+
+Shapes come from ONNX shape inference and are refined by the rules; values that depend on initializers alone are
+computed; the other values get their constant slots. No decision is taken here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxdam.analysis.tensor import Array, Size, Sym, Tensor
+from onnxdam.rules import lookup
+from onnxdam.rules.base import Body, Op
+
+logger = logging.getLogger(__name__)
+
+BIG = 4096  # bytes from which a tensor is hidden from shape inference, and from which folding must not grow a file
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+Shapes = dict[str, onnx.TypeProto]
+
+
+class Network:
+    """A model as the analyses see it: ops in topological order (bodies before the node that runs them) and tensors.
+
+    Args:
+        model: is read, not changed.
+        threshold: weights of at most this magnitude count as zero.
+    """
+
+    def __init__(self, model: ir.Model, threshold: float = 0.0) -> None:
+        self.model = model
+        self.threshold = threshold
+        self.ops: list[Op] = []
+        self.tensors: dict[int, Tensor] = {}
+        self.inputs: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self._opsets = {**model.graph.opset_imports}
+        self._scan(model.graph, infer_shapes(model), "")
+        for value in model.graph.outputs:
+            self._pin(self.of(value), "a graph output")
+        self.outputs = [self.of(v) for v in model.graph.outputs]
+
+    def of(self, value: ir.Value) -> Tensor:
+        """The tensor of a value."""
+        return self.tensors[id(value)]
+
+    @staticmethod
+    def _pin(tensor: Tensor, reason: str) -> None:
+        tensor.pinned = tensor.pinned or reason
+
+    # -- building ------------------------------------------------------------------------------------------------
+    def _scan(self, graph: ir.Graph, shapes: tuple[Shapes, list[Any]], scope: str) -> None:
+        types, bodies = shapes
+        for value in graph.inputs:
+            tensor = self._add(value, types, scope)
+            if not scope and value.name not in graph.initializers:
+                self._pin(tensor, "a graph input")
+                self.inputs.append(tensor)
+        for value in graph.initializers.values():
+            if id(value) not in self.tensors:
+                self._add(value, types, scope)
+            self._initialize(self.of(value), value)
+        for node, inner in zip(graph, bodies, strict=True):
+            self._visit(node, types, inner, scope)
+
+    def _add(self, value: ir.Value, types: Shapes, scope: str) -> Tensor:
+        shape, dtype = _describe(value, types.get(value.name or ""))
+        tensor = Tensor(scope + (value.name or ""), value, shape, dtype)
+        self.tensors[id(value)] = tensor
+        return tensor
+
+    def _initialize(self, tensor: Tensor, value: ir.Value) -> None:
+        content = value.const_value
+        if content is None or content.dtype == ir.DataType.STRING:
+            return
+        tensor.reshape(list(content.shape.numpy()))
+        tensor.dtype = content.dtype.numpy()
+        threshold = self.threshold
+
+        def load() -> Array:
+            array = content.numpy()
+            if threshold and array.dtype.kind == "f" and array.ndim:
+                array = np.where(np.abs(array) <= threshold, array.dtype.type(0), array)
+            return array
+
+        tensor.provide(load)
+        tensor.is_leaf = True
+
+    def _visit(self, node: ir.Node, types: Shapes, inner: dict[str, Any], scope: str) -> None:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        rule = lookup(domain, node.op_type, self._opsets.get(node.domain, self._opsets.get(domain, 1)))
+        ins = [None if v is None else self.of(v) for v in node.inputs]
+        bodies = {}
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.GRAPH:
+                body = attribute.as_graph()
+                inside = f"{scope}{node.name or node.outputs[0].name}.{name}/"
+                self._scan(body, inner[name], inside)
+                bodies[name] = Body([self.of(v) for v in body.inputs], [self.of(v) for v in body.outputs])
+                for value in body.outputs:
+                    self._pin(self.of(value), "")
+        outs = [self._add(v, types, scope) for v in node.outputs]
+        op = Op(node, ins, outs, rule, self._opsets.get(node.domain, self._opsets.get(domain, 1)), scope)
+        op.bodies = bodies
+        for index, tensor in enumerate(ins):
+            if tensor is not None:
+                tensor.readers.append((op, index))
+        for tensor in outs:
+            tensor.maker = op
+        self._learn(op)
+        self.ops.append(op)
+
+    def _learn(self, op: Op) -> None:
+        op.rule.shapes(op)
+        if not op.bodies and all(t is None or t.is_known for t in op.ins) and op.node.op_type not in RANDOM:
+            self._fold(op)
+        if not all(t.is_known for t in op.outs):
+            op.rule.entries(op)
+            op.folded = op.folded or (bool(op.outs) and all(t.is_leaf for t in op.outs))
+        if not op.folded:
+            op.rule.constants(op)
+
+    def _fold(self, op: Op) -> None:
+        """Computes the outputs of a node all of whose inputs are known, unless that would make the file grow."""
+        before = sum(t.content.nbytes if t.rank == 0 else _bytes(t) for t in op.ins if t is not None)
+        after = sum(_bytes(t) for t in op.outs)
+        leaf = op.rule.folds and all(t is None or t.is_leaf for t in op.ins)
+        if leaf and after > max(before, BIG):
+            return
+        arrays = evaluate(op)
+        if arrays is None:
+            return
+        for tensor, array in zip(op.outs, arrays, strict=True):
+            if tensor.opaque or any(s != d for s, d in zip(tensor.shape, array.shape, strict=False)):
+                tensor.reshape(array.shape)
+            tensor.dtype = array.dtype
+            tensor.provide(lambda array=array: array)  # type: ignore[misc]
+            tensor.is_leaf = leaf
+        op.folded = leaf
+
+    def active(self) -> Iterator[Op]:
+        """The ops that run: those that are not computed ahead of time."""
+        return (op for op in self.ops if not op.folded)
+
+
+def evaluate(op: Op) -> list[Array] | None:
+    """The outputs of a node from the content of its inputs, None where that cannot be computed."""
+    arrays = [None if t is None else t.content for t in op.ins]
+    if any(a is not None and a.size == 0 for a in arrays) or any(not v.name for v in op.node.outputs):
+        return None
+    if len(op.outs) == 1:
+        quick = op.rule.evaluate(op, *(a for a in arrays if a is not None))
+        if quick is not None:
+            return [quick]
+    try:
+        return _reference(op, arrays)
+    except Exception as error:  # the reference implementation lacks operators and types: then the value is not known
+        logger.debug("%s is not folded: %s", op.name, error)
+        return None
+
+
+def _reference(op: Op, arrays: list[Array | None]) -> list[Array] | None:
+    from onnx.reference import ReferenceEvaluator
+
+    names = ["" if a is None else f"i{i}" for i, a in enumerate(arrays)]
+    node = ir.serde.serialize_node(op.node)
+    del node.input[:], node.output[:]
+    node.input.extend(names)
+    node.output.extend(f"o{i}" for i in range(len(op.outs)))
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "fold", [onnx.ValueInfoProto(name=n) for n in names if n], [onnx.ValueInfoProto(name=n) for n in node.output]),
+        opset_imports=[onnx.helper.make_opsetid(op.node.domain, op.version)],
+    )
+    with np.errstate(all="ignore"):
+        feeds = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
+        results = ReferenceEvaluator(model).run(None, feeds)
+    return [np.asarray(r) for r in results] if all(isinstance(r, (np.ndarray, np.generic)) for r in results) else None
+
+
+def _bytes(t: Tensor) -> float:
+    if t.opaque or not all(isinstance(s, int) for s in t.shape):
+        return 0 if t.opaque else float("inf")
+    return float(np.prod([s for s in t.shape if isinstance(s, int)])) * (t.dtype.itemsize if t.dtype else 4)
+
+
+def _describe(value: ir.Value, inferred: onnx.TypeProto | None) -> tuple[list[Size] | None, np.dtype | None]:
+    """Shape and type of a value, as inferred, else as the file says."""
+    dtype = value.dtype.numpy() if value.dtype is not None and value.dtype != ir.DataType.STRING and value.dtype != ir.DataType.UNDEFINED else None
+    if inferred is not None and inferred.HasField("tensor_type"):
+        kind = inferred.tensor_type
+        if kind.elem_type and kind.elem_type != onnx.TensorProto.STRING:
+            dtype = ir.DataType(kind.elem_type).numpy()
+        if kind.HasField("shape"):
+            return [_size(d, f"{value.name}.{i}") for i, d in enumerate(kind.shape.dim)], dtype
+        return None, dtype
+    if value.shape is not None and isinstance(value.type, ir.TensorType):
+        return [d if isinstance(d, int) else Sym(1, (str(d.value) if d.value else f"{value.name}.{i}",)) for i, d in enumerate(value.shape)], dtype
+    return None, dtype
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension, fallback: str) -> Size:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return Sym(1, (dim.dim_param or fallback,))
+
+
+# -- shape inference ---------------------------------------------------------------------------------------------------
+def infer_shapes(model: ir.Model) -> tuple[Shapes, list[Any]]:
+    """ONNX shape inference on the model without its big tensors.
+
+    Returns:
+        Types by name, and for every node a dict: attribute name -> the same for the subgraph it holds.
+    """
+    proto = _without_weights(model)
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
+    except Exception as error:  # partly inferred is better than not at all: the file's own shapes serve
+        logger.warning("shape inference failed, using the shapes in the file: %s", str(error).splitlines()[0])
+    return _types(proto.graph)
+
+
+def _types(graph: onnx.GraphProto) -> tuple[Shapes, list[Any]]:
+    types = {v.name: v.type for v in (*graph.input, *graph.output, *graph.value_info)}
+    inner = [{a.name: _types(a.g) for a in node.attribute if a.HasField("g")} for node in graph.node]
+    return types, inner
+
+
+def _without_weights(model: ir.Model) -> onnx.ModelProto:
+    graph = model.graph
+    hidden = [v for v in graph.initializers.values() if v.const_value is not None and v.const_value.nbytes > BIG]
+    tensors = [v.const_value for v in hidden]
+    present = {id(v) for v in graph.inputs}
+    shapes = [(v.shape, v.dtype) for v in hidden]
+    try:
+        for value, tensor in zip(hidden, tensors, strict=True):
+            assert tensor is not None and value.name is not None
+            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
+            value.const_value = None
+            graph.initializers.pop(value.name)
+            if id(value) not in present:
+                graph.inputs.append(value)
+        return ir.serde.serialize_model(model)
+    finally:
+        for value in hidden:
+            if id(value) not in present:
+                graph.inputs.remove(value)
+        for value, tensor, (shape, dtype) in zip(hidden, tensors, shapes, strict=True):
+            value.const_value = tensor
+            value.shape, value.dtype = shape, dtype if dtype is not None else value.dtype
+            graph.register_initializer(value)

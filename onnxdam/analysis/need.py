@@ -1,0 +1,497 @@
+"""The second fixpoint: which slots stay, backwards from the outputs.
+
+Kept bits only ever grow. They grow by demand (a kept slot reads another one times something that is not zero) and by
+consistency (corresponding slots agree). When nothing is demanded any more, the loose ends are closed: a tensor that
+runs keeps a slot on every axis, constants under padding keep a carrier, blocks balance, widths align. Each of these is
+one more reason to keep, so the result is sound whatever the order.
+
+Every growth is logged with its reason: `explain` reads the log backwards.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxdam.analysis.forward import Network
+from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
+from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
+
+
+@dataclass(frozen=True)
+class Event:
+    """Slots of an axis that became kept, and why.
+
+    Attributes:
+        axis: the axis (of its tensor) that the reason speaks of.
+        slots: the slots.
+        op: the node that asked, None for pinned tensors.
+        reason: in words.
+        source: the axis whose kept slots caused it, None where it is a beginning.
+        back: maps a slot of `axis` to the slots of `source` that may have caused it; None: any kept one.
+    """
+
+    axis: Axis
+    slots: Mask
+    op: Op | None
+    reason: str
+    source: Axis | None = None
+    back: Callable[[int], Array] | None = None
+
+
+@dataclass(eq=False)
+class Constraint:
+    """A relation at work: fires again whenever an axis it watches grows."""
+
+    op: Op
+    relation: Relation
+    queued: bool = False
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class Need:
+    """Runs the fixpoint. Afterwards `kept(axis)` and `alive` hold the decision.
+
+    Args:
+        network: the facts.
+        align: widths of blocked axes are rounded up to a multiple of this.
+        protect: tensors all of whose slots stay.
+        free_inputs: unread slots of graph inputs may leave.
+    """
+
+    def __init__(self, network: Network, *, align: int = 1, protect: frozenset[str] = frozenset()) -> None:
+        self.network = network
+        self.align = align
+        self.events: list[tuple[Axis, Event]] = []  # root, event
+        self.aligned: list[tuple[Axis, Mask]] = []
+        self.alive: set[Tensor] = set()
+        self.running: set[Op] = set()
+        self.relations: dict[Op, list[Relation]] = {}
+        self._kept: dict[Axis, Mask] = {}
+        self._watch: dict[Axis, list[Constraint]] = {}
+        self._constraints: dict[Op, list[Constraint]] = {}
+        self._waiting: dict[Op, list[tuple[int, Tensor]]] = {}
+        self._waits_on: dict[Axis, list[Op]] = {}
+        self._queue: deque[Constraint] = deque()
+        self._operands: deque[Op] = deque()
+        self._blocked: list[Axis] = []
+        self._relate()
+        self._start(protect)
+        self._run()
+
+    # -- reading the result ----------------------------------------------------------------------------------------
+    def kept(self, axis: Axis) -> Mask:
+        """Which slots of the axis stay."""
+        root = axis.root
+        mask = self._kept.get(root)
+        if mask is None:
+            mask = self._kept[root] = np.zeros(root.n, bool)
+        return mask
+
+    # -- setting up ------------------------------------------------------------------------------------------------
+    def _relate(self) -> None:
+        for op in self.network.active():
+            found = list(op.rule.relations(op))
+            self.relations[op] = found
+            for r in found:
+                if isinstance(r, Same) and r.a_index is None and r.b_index is None:
+                    r.a.unify(r.b)
+        for op, found in self.relations.items():
+            self._constraints[op] = [Constraint(op, r) for r in found if not _is_identity(r)]
+            for constraint in self._constraints[op]:
+                for axis in _watched(constraint.relation):
+                    self._watch.setdefault(axis.root, []).append(constraint)
+                if isinstance(constraint.relation, Blocked):
+                    self._blocked.append(constraint.relation.axis)
+
+    def _start(self, protect: frozenset[str]) -> None:
+        for tensor in self.network.tensors.values():
+            if tensor.name in protect:
+                self._keep_all(tensor, "protected")
+        for tensor in self.network.inputs:
+            self._keep_all(tensor, "a graph input")
+        for tensor in self.network.outputs:
+            self._keep_all(tensor, "a graph output")
+            self.revive(tensor)
+
+    def _keep_all(self, tensor: Tensor, reason: str) -> None:
+        for axis in tensor.axes:
+            if axis.n > 1:
+                self.keep(axis, np.ones(axis.n, bool), Event(axis, np.ones(axis.n, bool), None, reason))
+
+    # -- growing ---------------------------------------------------------------------------------------------------
+    def keep(self, axis: Axis, slots: Mask, why: Event) -> None:
+        """These slots of the axis stay."""
+        root = axis.root
+        mask = self.kept(axis)
+        new = slots & ~mask
+        if not new.any():
+            return
+        mask |= new
+        self.events.append((root, Event(axis, new, why.op, why.reason, why.source, why.back)))
+        for constraint in self._watch.get(root, ()):
+            if not constraint.queued and constraint.op in self.running:
+                constraint.queued = True
+                self._queue.append(constraint)
+        for op in self._waits_on.pop(root, ()):
+            self._operands.append(op)
+
+    def revive(self, tensor: Tensor) -> None:
+        """The tensor is computed in the slim graph."""
+        if tensor in self.alive or tensor.is_leaf:
+            return
+        self.alive.add(tensor)
+        if tensor.maker is not None and tensor.maker not in self.running:
+            self._run_op(tensor.maker)
+
+    def _run_op(self, op: Op) -> None:
+        self.running.add(op)
+        for body in op.bodies.values():
+            for tensor in (*body.ins, *body.outs):
+                self.revive(tensor)
+        mode = op.rule.operands
+        waiting = [(i, t) for i, t in enumerate(op.ins) if t is not None and not t.is_leaf]
+        if mode == "all":
+            for _, tensor in waiting:
+                self.revive(tensor)
+        else:
+            self._waiting[op] = waiting
+            self._operands.append(op)
+        for constraint in self._constraints.get(op, ()):
+            if not constraint.queued:
+                constraint.queued = True
+                self._queue.append(constraint)
+
+    def _check_operands(self, op: Op) -> None:
+        """Operands that a rule may leave out run only once they are seen to matter."""
+        left = []
+        for index, tensor in self._waiting.get(op, ()):
+            if tensor in self.alive:
+                continue
+            if self._matters(op, tensor):
+                self.revive(tensor)
+            else:
+                left.append((index, tensor))
+        self._waiting[op] = left
+        for _, tensor in left:
+            for axis in tensor.axes:
+                if axis.n > 1:
+                    self._waits_on.setdefault(axis.root, []).append(op)
+
+    def _matters(self, op: Op, tensor: Tensor) -> bool:
+        if tensor.opaque or tensor in op.outs:
+            return True
+        if op.rule.operands == "pieces":
+            return all(self.kept(a).any() for a in tensor.axes if a.n > 1)
+        return not self.replaceable(op, tensor)
+
+    def replaceable(self, op: Op, tensor: Tensor) -> int | None | bool:
+        """Whether the kept part of an operand is a known vector along some axis, and the other operands alone give
+        the result its extents."""
+        if tensor.dtype is None or tensor.pinned == "a graph output":
+            return False
+        along = self.constant_axis(tensor)
+        if along is None:
+            return False
+        others = [t for t in op.ins if t is not None and t is not tensor and not t.is_leaf]
+        for i, size in enumerate(tensor.shape):
+            if size == 1 or (tensor.axes[i].n > 1 and i == along):
+                continue
+            if not any((j := i - tensor.rank + t.rank) >= 0 and t.shape[j] == size for t in others):
+                return False
+        return bool(others)
+
+    def constant_axis(self, tensor: Tensor) -> int | None:
+        """An axis along which every kept slot is a constant, None where there is none."""
+        for i, axis in enumerate(tensor.axes):
+            const = tensor.const(i) if tensor.any_const else None
+            if const is not None and (const.mask[self.kept(axis)].all() if axis.n > 1 else const.mask.all()):
+                return i
+        return None
+
+    # -- the fixpoint ----------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        steps = (self._at_least_one, self._carriers, self._balance, self._align)
+        progress = True
+        while progress:
+            self._drain()
+            before = len(self.events), len(self.alive)
+            for step in steps:
+                step()
+                if self._queue or self._operands or (len(self.events), len(self.alive)) != before:
+                    break
+            progress = bool(self._queue or self._operands) or (len(self.events), len(self.alive)) != before
+
+    def _drain(self) -> None:
+        while self._queue or self._operands:
+            if self._queue:
+                constraint = self._queue.popleft()
+                constraint.queued = False
+                _FIRE[type(constraint.relation)](self, constraint)
+            else:
+                self._check_operands(self._operands.popleft())
+
+    def _at_least_one(self) -> None:
+        for tensor in list(self.alive):
+            for i, axis in enumerate(tensor.axes):
+                if axis.n > 1 and not self.kept(axis).any():
+                    const = tensor.const(i) if tensor.any_const else None
+                    first = int(np.flatnonzero(const.mask)[0]) if const is not None else 0
+                    self._keep_one(axis, first, "a tensor that runs keeps one slot on every axis", tensor.maker)
+
+    def _keep_one(self, axis: Axis, slot: int, reason: str, op: Op | None) -> None:
+        mask = np.zeros(axis.n, bool)
+        mask[slot] = True
+        self.keep(axis, mask, Event(axis, mask, op, reason))
+
+    def _carriers(self) -> None:
+        for op in self.running:
+            for r in self.relations.get(op, ()):
+                if isinstance(r, Contract) and r.absorb == "carrier" and r.weight.is_known:
+                    self._carrier(op, r.x, self._contract_reads(r), 0, r.x.n)
+                elif isinstance(r, Blocks) and r.absorb == "carrier":
+                    per = r.x.n // r.blocks
+                    reads = self._block_reads(r)
+                    for b in range(r.blocks):
+                        self._carrier(op, r.x, reads, b * per, (b + 1) * per)
+
+    def _carrier(self, op: Op, x: Axis, reads: Callable[[Mask], Mask], low: int, high: int) -> None:
+        """One constant that is not zero stays to stand for those that leave."""
+        assert x.tensor is not None
+        const = x.tensor.const(x.index) if x.tensor.any_const else None
+        if const is None:
+            return
+        inside = np.zeros(x.n, bool)
+        inside[low:high] = True
+        hot = const.mask & (const.value != 0) & inside
+        kept = self.kept(x)
+        if not (hot & ~kept).any() or not reads(hot & ~kept).any():
+            return
+        strength = np.where(hot, np.abs(const.value), 0)
+        if strength[kept].max(initial=0) < strength.max() * 1e-2:
+            self._keep_one(x, int(strength.argmax()), "carries the constants that leave, under zero padding", op)
+
+    def _balance(self) -> None:
+        for op in self.running:
+            for r in self.relations.get(op, ()):
+                if isinstance(r, Blocks):
+                    stay = self._fill_blocks(op, r.x, r.blocks, None)
+                    stay |= self._fill_blocks(op, r.out, r.blocks, None)
+                    for axis in (r.x, r.out):
+                        self._fill_blocks(op, axis, r.blocks, stay)
+                elif isinstance(r, Balanced):
+                    self._fill_blocks(op, r.axis, r.blocks, self.kept(r.axis).reshape(r.blocks, -1).any(1), r.whole)
+
+    def _fill_blocks(self, op: Op, axis: Axis, blocks: int, stay: Mask | None, whole: bool = False) -> Mask:
+        """Blocks that stay get as many slots as the fullest one. `stay` None: only tells which blocks stay."""
+        kept = self.kept(axis).reshape(blocks, -1)
+        if stay is None:
+            return kept.any(1)
+        counts = kept.sum(1)
+        goal = kept.shape[1] if whole and stay.any() else max(int(counts.max(initial=0)), 1)
+        extra = np.zeros_like(kept)
+        cost = self._cost(axis).reshape(blocks, -1)
+        for b in np.flatnonzero(stay & (counts < goal)):
+            free = np.flatnonzero(~kept[b])
+            order = free[np.argsort(cost[b, free], kind="stable")]
+            extra[b, order[: goal - counts[b]]] = True
+        if extra.any():
+            flat = extra.reshape(-1)
+            self.keep(axis, flat, Event(axis, flat, op, "blocks have equally many slots"))
+        return stay
+
+    def _cost(self, axis: Axis) -> Array:
+        """How much it costs to keep a slot that nobody asks for: constants ask for nothing themselves."""
+        cost = np.full(axis.n, 2)
+        tensor = axis.tensor
+        const = tensor.const(axis.index) if tensor is not None and tensor.any_const else None
+        if const is not None:
+            cost[const.mask] = np.where(const.value[const.mask] == 0, 0, 1)
+        return cost
+
+    def _align(self) -> None:
+        if self.align <= 1:
+            return
+        for axis in self._blocked:
+            kept = self.kept(axis)
+            count, n = int(kept.sum()), axis.n
+            goal = min(-(-count // self.align) * self.align, n)
+            if axis.tensor not in self.alive or not count or goal <= count:
+                continue
+            free = np.flatnonzero(~kept)
+            extra = np.zeros(n, bool)
+            extra[free[np.argsort(self._cost(axis)[free], kind="stable")][: goal - count]] = True
+            self.aligned.append((axis, extra))
+            self.keep(axis, extra, Event(axis, extra, None, f"a width of {goal} runs faster than {count}"))
+
+    # -- relations at work -----------------------------------------------------------------------------------------
+    def _fire_same(self, c: Constraint) -> None:
+        r = c.relation
+        assert isinstance(r, Same)
+        a_index = np.arange(r.a.n) if r.a_index is None else r.a_index
+        b_index = np.arange(r.b.n) if r.b_index is None else r.b_index
+        for source, target, s_index, t_index in ((r.a, r.b, a_index, b_index), (r.b, r.a, b_index, a_index)):
+            mask = np.zeros(target.n, bool)
+            mask[t_index[self.kept(source)[s_index]]] = True
+            self.keep(target, mask, Event(target, mask, c.op, "corresponds", source,
+                                          lambda slot, s=s_index, t=t_index: s[t == slot]))  # type: ignore[misc]
+
+    def _fire_follows(self, c: Constraint) -> None:
+        r = c.relation
+        assert isinstance(r, Follows)
+        mask = np.zeros(r.b.n, bool)
+        mask[r.index[self.kept(r.a)]] = True
+        self.keep(r.b, mask, Event(r.b, mask, c.op, "selected", r.a, lambda slot: np.flatnonzero(r.index == slot)))
+
+    def _fire_product(self, c: Constraint) -> None:
+        r = c.relation
+        assert isinstance(r, Product)
+        sizes = [f.n for f in r.factors]
+        merged = self.kept(r.merged).reshape(sizes)
+        for i, factor in enumerate(r.factors):
+            mask = merged.any(tuple(j for j in range(len(sizes)) if j != i))
+            self.keep(factor, mask, Event(factor, mask, c.op, "a slot of the merged axis needs it", r.merged,
+                                          lambda slot, i=i: np.flatnonzero(np.unravel_index(np.arange(r.merged.n), sizes)[i] == slot)))  # type: ignore[misc]
+        whole = self.kept(r.factors[0])
+        for factor in r.factors[1:]:
+            whole = np.logical_and.outer(whole, self.kept(factor))
+        mask = whole.reshape(-1)
+        self.keep(r.merged, mask, Event(r.merged, mask, c.op, "the merged axis is a product", r.factors[0],
+                                        lambda slot: np.array([np.unravel_index(slot, sizes)[0]])))
+
+    def _fire_pinned(self, c: Constraint) -> None:
+        r = c.relation
+        assert isinstance(r, Pinned)
+        mask = np.ones(r.axis.n, bool) if r.slots is None else r.slots
+        self.keep(r.axis, mask, Event(r.axis, mask, c.op, r.reason))
+
+    def _fire_contract(self, c: Constraint) -> None:
+        r = c.relation
+        assert isinstance(r, Contract)
+        wanted = ~self.kept(r.x) & ~_absorbable(r.x, r.absorb, r.zero)
+        if not wanted.any():
+            return
+        if not r.weight.is_known:
+            zeros = r.weight.zeros(r.axis) if r.weight.any_const else None
+            mask = wanted if zeros is None else wanted & ~zeros
+        else:
+            mask = self._contract_reads(r)(wanted)
+        rows = r.weight.axes[r.rows]
+        back = None
+        if r.weight.is_known and r.rows != r.axis:
+            def back(slot: int, r: Contract = r) -> Array:
+                plane = np.moveaxis(_significant(r), (r.rows, r.axis), (0, 1))[:, slot]
+                return np.flatnonzero(plane.reshape(len(plane), -1).any(1))
+        self.keep(r.x, mask, Event(r.x, mask, c.op, "is read with a weight other than zero", rows, back))
+
+    def _contract_reads(self, r: Contract) -> Callable[[Mask], Mask]:
+        """Tells which of some slots of x the kept part of the weight reads with something other than zero."""
+
+        def reads(slots: Mask) -> Mask:
+            return _read_slots(_significant(r), r.axis, r.rows, slots, [self.kept(a) if a.n > 1 else None for a in r.weight.axes])
+
+        return reads
+
+    def _fire_blocks(self, c: Constraint) -> None:
+        r = c.relation
+        assert isinstance(r, Blocks)
+        wanted = ~self.kept(r.x) & ~_absorbable(r.x, r.absorb, 0)
+        if wanted.any():
+            mask = self._block_reads(r)(wanted)
+            per_x, per_y = r.x.n // r.blocks, r.out.n // r.blocks
+            self.keep(r.x, mask, Event(r.x, mask, c.op, "is read with a weight other than zero", r.out,
+                                       lambda slot: np.arange(per_y) + slot // per_x * per_y))
+
+    def _block_reads(self, r: Blocks) -> Callable[[Mask], Mask]:
+        def reads(slots: Mask) -> Mask:
+            rows = np.flatnonzero(self.kept(r.out))
+            per_x, per_y = r.x.n // r.blocks, r.out.n // r.blocks
+            mask = np.zeros((r.blocks, per_x), bool)
+            if r.weight is None:
+                mask[np.unique(rows // per_y)] = True
+            elif len(rows):
+                used = r.weight.content[rows].reshape(len(rows), per_x, -1).astype(bool).any(2)
+                np.logical_or.at(mask, rows // per_y, used)
+            return mask.reshape(-1) & slots
+
+        return reads
+
+    def _fire_nothing(self, c: Constraint) -> None:
+        """Balanced and Blocked act only when the rest is done."""
+
+
+_FIRE: dict[type, Callable[[Need, Constraint], None]] = {
+    Same: Need._fire_same,
+    Follows: Need._fire_follows,
+    Product: Need._fire_product,
+    Pinned: Need._fire_pinned,
+    Contract: Need._fire_contract,
+    Blocks: Need._fire_blocks,
+    Balanced: Need._fire_nothing,
+    Blocked: Need._fire_nothing,
+}
+
+
+def _is_identity(r: Relation) -> bool:
+    return isinstance(r, Same) and r.a_index is None and r.b_index is None
+
+
+def _watched(r: Relation) -> Iterator[Axis]:
+    """The axes whose growth can make the relation ask for more."""
+    if isinstance(r, Same):
+        yield from (r.a, r.b)
+    elif isinstance(r, Follows):
+        yield r.a
+    elif isinstance(r, Product):
+        yield from (r.merged, *r.factors)
+    elif isinstance(r, Contract) and r.weight.is_known:
+        yield from (a for i, a in enumerate(r.weight.axes) if i != r.axis and a.n > 1)
+    elif isinstance(r, Blocks):
+        yield r.out
+
+
+def _absorbable(x: Axis, absorb: str | None, zero: float) -> Mask:
+    """Slots of x that may leave although they are read: zeros, and other constants where something absorbs them."""
+    assert x.tensor is not None
+    const = x.tensor.const(x.index) if x.tensor.any_const else None
+    if const is None:
+        return np.zeros(x.n, bool)
+    return const.mask if absorb else const.mask & (const.value == zero)
+
+
+def _significant(r: Contract) -> Array:
+    content = r.weight.content
+    return content if r.weight_zero is None else content != r.weight_zero
+
+
+def _read_slots(weight: Array, axis: int, rows: int, slots: Mask, kept: list[Mask | None]) -> Mask:
+    """Which of `slots` along `axis` hold something other than zero in the kept part of the weight.
+
+    Reads rows in growing chunks and stops asking for a slot once it is found: a dense weight costs a few rows.
+    """
+    view = np.moveaxis(weight, axis, 0) if rows == axis or weight.ndim == 1 else np.moveaxis(weight, (rows, axis), (0, 1))
+    order = [rows, axis] if view.ndim > 1 and rows != axis else [axis]
+    rest = [i for i in range(weight.ndim) if i not in order]
+    found = np.zeros(len(slots), bool)
+    if rows == axis or weight.ndim == 1:
+        picks = np.flatnonzero(slots)
+        found[picks] = view[picks].reshape(len(picks), -1).astype(bool).any(1)
+        return found
+    row_mask = kept[rows]
+    chosen = np.arange(weight.shape[rows]) if row_mask is None else np.flatnonzero(row_mask)
+    open_, start, size = np.flatnonzero(slots), 0, 2
+    while start < len(chosen) and len(open_):
+        part = view[chosen[start : start + size]][:, open_]
+        for k, i in enumerate(rest):
+            mask = kept[i]
+            if mask is not None and not mask.all():
+                part = np.compress(mask, part, axis=2 + k)
+        hit = part.astype(bool).any(tuple(j for j in range(part.ndim) if j != 1))
+        found[open_[hit]] = True
+        open_ = open_[~hit]
+        start, size = start + size, min(size * 4, 4096)
+    return found

@@ -1,0 +1,456 @@
+"""The rewrite: one pass over the nodes that run.
+
+Every value becomes the restriction of the original to its kept slots, so most nodes need nothing but narrower weights.
+Rules rewrite the sizes that their nodes write down and absorb constants, through the methods of `Slim`; whatever is
+read by nobody afterwards is removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxdam.analysis.forward import Network
+from onnxdam.analysis.need import Need
+from onnxdam.analysis.tensor import Array, Size, Sym, Tensor, product
+from onnxdam.plan import Absorbed
+from onnxdam.rules.base import Op
+
+#: weights from this size on are sliced while they are written, not before
+LAZY = 1 << 20
+
+
+class Slim:
+    """Executes a decision on the model that `network` was made of, in place.
+
+    Args:
+        network: the facts.
+        need: which slots stay.
+    """
+
+    def __init__(self, network: Network, need: Need) -> None:
+        self.network = network
+        self.need = need
+        self.model = network.model
+        self.absorbed_log: list[Absorbed] = []
+        self.filled: list[str] = []
+        self._full: dict[tuple[Op, int], tuple[Array, list[tuple[Tensor, int] | None]]] = {}
+        self._filled: set[Op] = set()
+        self._sliced: dict[Tensor, ir.Value] = {}
+        self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
+        self._slots: dict[object, Array] = {}
+
+    def run(self) -> ir.Model:
+        """Rewrites the model and returns it."""
+        for op in self.network.active():
+            if op in self.need.running:
+                op.rule.rewrite(op, self)
+                self._slice_weights(op)
+        for op in self.network.ops:
+            for tensor in op.outs:
+                self._write_shape(tensor)
+        remove_dead(self.model)
+        return self.model
+
+    # -- what stays --------------------------------------------------------------------------------------------------
+    def slots(self, t: Tensor, axis: int) -> Array:
+        """Indices of the kept slots of an axis, ascending."""
+        a = t.axes[axis]
+        if a.n <= 1:
+            return np.arange(a.n)
+        root = a.root
+        if root not in self._slots:
+            self._slots[root] = np.flatnonzero(self.need.kept(root))
+        return self._slots[root]
+
+    def count(self, t: Tensor, axis: int) -> int:
+        return len(self.slots(t, axis))
+
+    def narrowed(self, t: Tensor, axis: int | None = None) -> bool:
+        """Whether slots of the axis (of any axis) leave."""
+        if axis is None:
+            return any(self.narrowed(t, i) for i in range(t.rank))
+        return t.axes[axis].n > 1 and self.count(t, axis) < t.axes[axis].n
+
+    def is_empty(self, t: Tensor, axis: int) -> bool:
+        """Whether nothing of the axis stays."""
+        return t.axes[axis].n > 1 and not self.count(t, axis)
+
+    def shape(self, t: Tensor) -> tuple[Size, ...]:
+        """The extents that remain."""
+        sizes: list[Size] = []
+        for i, size in enumerate(t.shape):
+            n, k = t.axes[i].n, self.count(t, i)
+            if n <= 1 or k == n:
+                sizes.append(size)
+            elif isinstance(size, Sym):
+                rest = size.divide(n)
+                sizes.append(size if rest is None else product((rest, k)))
+            else:
+                sizes.append(k)
+        return tuple(sizes)
+
+    def touched(self, op: Op) -> bool:
+        """Whether anything about the node changes."""
+        return op in self._filled or any(t is not None and self.narrowed(t) for t in (*op.ins, *op.outs))
+
+    # -- constants ---------------------------------------------------------------------------------------------------
+    def absorbed(self, t: Tensor, axis: int) -> Array | None:
+        """The constants of the slots that leave (0 elsewhere), None where all of them are zero."""
+        const = t.const(axis) if t.any_const else None
+        if const is None or not self.narrowed(t, axis):
+            return None
+        values = np.where(const.mask & ~self.need.kept(t.axes[axis]), const.value, 0).astype(np.float64)
+        return values if values.any() else None
+
+    def carrier(self, t: Tensor, axis: int, low: int = 0, high: int | None = None) -> tuple[int, float]:
+        """The kept constant slot that stands for those that leave: its index in [low, high), and its constant."""
+        const = t.const(axis)
+        assert const is not None
+        strength = np.where(const.mask & self.need.kept(t.axes[axis]), np.abs(const.value.astype(np.float64)), 0)
+        high = len(strength) if high is None else high
+        index = low + int(strength[low:high].argmax())
+        return index, float(const.value[index])
+
+    # -- inputs ------------------------------------------------------------------------------------------------------
+    def full_known(self, op: Op, index: int) -> Array:
+        """Content of a known input as rewritten so far, at full width."""
+        if (op, index) in self._full:
+            return self._full[op, index][0]
+        content = op.known(index)
+        assert content is not None
+        return content
+
+    def set_known(self, op: Op, index: int, content: Array, like: tuple[Tensor, int] | None = None) -> None:
+        """Replaces a known input by `content` at full width; it is narrowed like the input it replaces.
+
+        Args:
+            like: the axis that a one-dimensional input is narrowed along where there was none before.
+        """
+        old = op.tensor(index)
+        axes: list[tuple[Tensor, int] | None] = [(old, i) for i in range(old.rank)] if old is not None else [like]
+        if old is not None and old.shape != content.shape:
+            axes = [like if content.ndim == 1 or i == content.ndim - 1 else None for i in range(content.ndim)]
+        self._full[op, index] = (content, axes)
+        if any(op is done for done, _ in self._full) and self._is_done(op):
+            self._slice_weights(op)
+
+    def _is_done(self, op: Op) -> bool:
+        return False
+
+    def set_sliced(self, op: Op, index: int, content: Array) -> None:
+        """Replaces an input by `content`, which has its final width."""
+        self._full[op, index] = (content, [None] * content.ndim)
+
+    def _slice_weights(self, op: Op) -> None:
+        for index, tensor in enumerate(op.ins):
+            if (op, index) not in self._full and tensor is not None and tensor.is_leaf and self.narrowed(tensor):
+                op.node.replace_input_with(self._position(op, index), self._narrow(tensor))
+        for (owner, index), (content, axes) in list(self._full.items()):
+            if owner is op:
+                for axis, like in enumerate(axes):
+                    if like is not None and self.narrowed(*like):
+                        content = content.take(self.slots(*like), axis)
+                old = op.tensor(index)
+                name = f"{old.value.name if old is not None and old.value is not None else op.y.name}_slim"
+                self._put(op, index, self.initializer(name, content))
+
+    def _position(self, op: Op, index: int) -> int:
+        return index
+
+    def _put(self, op: Op, index: int, value: ir.Value) -> None:
+        if index >= len(op.node.inputs):
+            op.node.resize_inputs(index + 1)
+        op.node.replace_input_with(index, value)
+
+    def _narrow(self, t: Tensor) -> ir.Value:
+        """The initializer that holds the kept part of a known tensor, shared by all who read it."""
+        if t not in self._sliced:
+            picks = [self.slots(t, i) if self.narrowed(t, i) else None for i in range(t.rank)]
+            shape = [t.shape[i] if p is None else len(p) for i, p in enumerate(picks)]
+            source = t.value.const_value if t.value is not None else None
+            load = source.numpy if source is not None else lambda: t.content
+
+            def cut() -> Array:
+                array = load()
+                for axis, pick in enumerate(picks):
+                    if pick is not None:
+                        array = array.take(pick, axis)
+                return np.ascontiguousarray(array)
+
+            assert t.value is not None
+            name = t.value.name or "weight"
+            dtype = source.dtype if source is not None else ir.DataType.from_numpy(t.dtype)  # type: ignore[arg-type]
+            if source is not None and source.nbytes >= LAZY:
+                fresh = self.fresh(f"{name}_slim")
+                tensor: ir.TensorProtocol = ir.LazyTensor(
+                    lambda: ir.tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(shape), name=fresh
+                )
+                self._sliced[t] = self._register(fresh, tensor)
+            else:
+                self._sliced[t] = self.initializer(f"{name}_slim", cut(), dtype)
+        return self._sliced[t]
+
+    def initializer(self, name: str, content: Array, dtype: ir.DataType | None = None) -> ir.Value:
+        """A new initializer of the main graph."""
+        name = self.fresh(name)
+        return self._register(name, ir.tensor(np.ascontiguousarray(content), dtype=dtype, name=name))
+
+    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.model.graph.register_initializer(value)
+        return value
+
+    def fresh(self, name: str) -> str:
+        """A name nobody has."""
+        candidate, k = name, 1
+        while candidate in self._names:
+            candidate, k = f"{name}_{k}", k + 1
+        self._names.add(candidate)
+        return candidate
+
+    # -- nodes -------------------------------------------------------------------------------------------------------
+    def set_attr(self, op: Op, name: str, value: int | Sequence[int] | float | None) -> None:
+        """Writes an attribute; None removes it."""
+        if value is None:
+            op.node.attributes.pop(name, None)
+        elif isinstance(value, float):
+            op.node.attributes.add(ir.AttrFloat32(name, value))
+        elif isinstance(value, int):
+            op.node.attributes.add(ir.AttrInt64(name, value))
+        else:
+            op.node.attributes.add(ir.AttrInt64s(name, [int(v) for v in value]))
+
+    def drop_inputs(self, op: Op, gone: Sequence[int]) -> None:
+        """Leaves inputs out of a node with a list of inputs."""
+        stay = [i for i in range(len(op.ins)) if i not in set(gone)]
+        self._slice_weights(op)
+        values = [op.node.inputs[i] for i in stay]
+        op.node.resize_inputs(len(stay))
+        for i, value in enumerate(values):
+            op.node.replace_input_with(i, value)
+        op.ins = [op.ins[i] for i in stay]
+
+    def keep_outputs(self, op: Op, stay: Sequence[int]) -> None:
+        """Leaves outputs out of a node with a list of outputs."""
+        if len(stay) == len(op.outs):
+            return
+        values = [op.node.outputs[i] for i in stay]
+        node = ir.Node(
+            op.node.domain, op.node.op_type, list(op.node.inputs), list(op.node.attributes.values()),
+            num_outputs=len(stay), name=op.node.name,
+        )  # fmt: skip
+        assert op.node.graph is not None
+        op.node.graph.insert_after(op.node, node)
+        for old, new in zip(values, node.outputs, strict=True):
+            new.name, new.shape, new.type = old.name, old.shape, old.type
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            tensor = self.network.of(old)
+            tensor.value = new
+            self.network.tensors[id(new)] = tensor
+        op.outs = [op.outs[i] for i in stay]
+        op.node = node
+
+    def skip(self, op: Op, index: int, output: int = 0) -> None:
+        """The node changes nothing any more: its readers read input `index` instead."""
+        source, target = op.node.inputs[index], op.node.outputs[output]
+        assert source is not None
+        if target.is_graph_output():
+            if not self._rename(source, target):
+                self.set_identity(op, index)
+                return
+        target.replace_all_uses_with(source, replace_graph_outputs=True)
+
+    def _rename(self, source: ir.Value, target: ir.Value) -> bool:
+        """Gives `source` the name, type and place of the graph output `target`, where it is free to take them."""
+        if source.is_graph_output() or source.is_graph_input() or source.is_initializer() or source.producer() is None:
+            return False
+        producer, skipped = source.producer(), target.producer()
+        if producer is None or skipped is None or producer.graph is not skipped.graph:
+            return False
+        name = target.name
+        target.name = self.fresh(f"{name}_gone")
+        source.name, source.shape, source.type = name, target.shape, target.type
+        return True
+
+    def set_identity(self, op: Op, index: int) -> None:
+        """The node becomes an Identity of its input `index`."""
+        value = op.node.inputs[index]
+        op.node.op_type, op.node.domain = "Identity", ""
+        op.node.attributes.clear()
+        op.node.resize_inputs(1)
+        op.node.replace_input_with(0, value)
+
+    def insert_before(self, op: Op, kind: str, inputs: Iterable[ir.Value], name: str, like: ir.Value) -> ir.Value:
+        """A new node in front of `op` whose output is typed like `like`."""
+        node = ir.Node("", kind, list(inputs), num_outputs=1, name=self.fresh(f"{op.node.name or op.kind}_{kind}"))
+        assert op.node.graph is not None
+        op.node.graph.insert_before(op.node, node)
+        value = node.outputs[0]
+        value.name, value.type = self.fresh(name), like.type
+        return value
+
+    # -- constant operands ---------------------------------------------------------------------------------------------
+    def fill_operands(self, op: Op) -> None:
+        """Operands that do not run are replaced by the constants they hold."""
+        for index, t in enumerate(op.ins):
+            if t is None or t.is_leaf or t in self.need.alive:
+                continue
+            along = self.need.constant_axis(t)
+            const = t.const(along) if along is not None else None
+            assert const is not None and along is not None, f"{op.name}: operand {t.name} neither runs nor is constant"
+            shape = [1] * t.rank
+            values = const.value[:1]
+            if t.axes[along].n > 1:
+                values = const.value[self.slots(t, along)]
+                shape[along] = len(values)
+            self.filled.append(t.name)
+            self._filled.add(op)
+            self.set_sliced(op, index, values.astype(t.dtype).reshape(shape))
+
+    def skip_neutral(self, op: Op, neutral: float, *, right_only: bool) -> None:
+        """Skips a node with two operands one of which changes nothing."""
+        if len(op.ins) != 2:
+            return
+        for index in (1,) if right_only else (1, 0):
+            t, other = op.ins[index], op.ins[1 - index]
+            if t is None or other is None or not self._is_filled_with(op, index, t, neutral):
+                continue
+            if other.shape == op.y.shape and other.dtype == op.y.dtype:
+                self._slice_weights(op)
+                self.skip(op, 1 - index)
+                return
+
+    def _is_filled_with(self, op: Op, index: int, t: Tensor, number: float) -> bool:
+        if (op, index) in self._full:
+            content, axes = self._full[op, index]
+        elif t.is_leaf:
+            content, axes = t.content, [(t, i) for i in range(t.rank)]
+        else:
+            return False
+        for axis, like in enumerate(axes):
+            if like is not None and self.narrowed(*like):
+                content = content.take(self.slots(*like), axis)
+        return bool(content.size and (content == number).all())
+
+    # -- written-down sizes ----------------------------------------------------------------------------------------------
+    def write_sizes(self, op: Op, index: int, sizes: Sequence[Size], source: Sequence[Size] | None = None) -> None:
+        """Writes the extents of the output into the input that holds them.
+
+        Args:
+            sizes: the extents.
+            source: extents of the input of a Reshape, where 0 copies one and -1 stands for the rest; None: neither.
+        """
+        known = op.known(index)
+        if known is not None:
+            old = known.reshape(-1).tolist()
+            dims = [o if (o in (0, -1) and source is not None and isinstance(s, Sym)) else s for o, s in zip(old, sizes, strict=True)]
+            if source is None:
+                dims = [o if o == 1 and not isinstance(s, int) else s for o, s in zip(old, sizes, strict=True)]
+            written = [o if isinstance(d, Sym) else d for o, d in zip(old, dims, strict=True)]
+            self.set_sliced(op, index, np.array(written, np.int64))
+            return
+        if source is not None and not op.attr("allowzero", 0):
+            plain = _plain_sizes(sizes, source)
+            if plain is not None:
+                self.set_sliced(op, index, np.array(plain, np.int64))
+                return
+        if source is None and all(isinstance(s, int) for s in sizes):
+            self.set_sliced(op, index, np.array(sizes, np.int64))
+            return
+        self._patch(op, index, {i: s for i, s in enumerate(sizes) if isinstance(s, int)}, len(sizes))
+
+    def _patch(self, op: Op, index: int, numbers: dict[int, int], length: int) -> None:
+        """Overwrites entries of a size tensor that is computed at run time."""
+        old = op.node.inputs[index]
+        assert old is not None
+        mask, new = np.zeros(length, bool), np.zeros(length, np.int64)
+        for i, number in numbers.items():
+            mask[i], new[i] = True, number
+        value = self.insert_before(
+            op, "Where", [self.initializer("sizes_known", mask), self.initializer("sizes", new), old], f"{old.name}_slim", old
+        )
+        op.node.replace_input_with(index, value)
+
+    def reads(self, op: Op, index: int, entries: set[int]) -> bool:
+        """Whether a reader of a size tensor uses one of these entries in the slim graph."""
+        if op.folded or op not in self.need.running:
+            return False
+        if op.rule.entries.__func__ is not None and index == 0 and op.known(1) is not None and op.kind == "Gather":  # type: ignore[attr-defined]
+            rank = op.x.shape[0]
+            picks = {int(i) % rank for i in np.atleast_1d(op.known(1)).reshape(-1)} if isinstance(rank, int) else entries
+            return bool(picks & entries)
+        return True
+
+    def restore_entries(self, op: Op, numbers: dict[int, int]) -> None:
+        """Puts numbers of the original model back into what a Shape reads off the narrowed tensor."""
+        y = op.node.outputs[0]
+        length = op.y.shape[0]
+        assert isinstance(length, int) and op.node.graph is not None
+        mask, new = np.zeros(length, bool), np.zeros(length, np.int64)
+        for i, number in numbers.items():
+            mask[i], new[i] = True, number
+        node = ir.Node("", "Where", [self.initializer("sizes_known", mask), self.initializer("sizes", new), y], num_outputs=1)
+        node.name = self.fresh(f"{op.node.name or 'Shape'}_original")
+        node.outputs[0].name, node.outputs[0].type = self.fresh(f"{y.name}_original"), y.type
+        op.node.graph.insert_after(op.node, node)
+        for user, slot in list(y.uses()):
+            if user is not node:
+                user.replace_input_with(slot, node.outputs[0])
+
+    def become_gather(self, op: Op, axis: int, picks: Array) -> None:
+        """The node becomes a Gather of `picks` (positions in the narrowed input) along an axis."""
+        value = op.node.inputs[0]
+        op.node.op_type, op.node.domain = "Gather", ""
+        op.node.attributes.clear()
+        op.node.resize_inputs(2)
+        op.node.replace_input_with(0, value)
+        op.node.attributes.add(ir.AttrInt64("axis", axis))
+        op.ins = op.ins[:1]
+        self._put(op, 1, self.initializer(f"{op.y.name}_picks", picks.astype(np.int64)))
+
+    def _write_shape(self, t: Tensor) -> None:
+        value = t.value
+        if value is None or t.opaque or value.shape is None or not self.narrowed(t):
+            return
+        if t.pinned:
+            return
+        sizes = self.shape(t)
+        if len(value.shape) == len(sizes):
+            value.shape = ir.Shape([
+                new if isinstance(new, int) else old for new, old in zip(sizes, value.shape, strict=True)
+            ])
+
+
+def _plain_sizes(sizes: Sequence[Size], source: Sequence[Size]) -> list[int] | None:
+    """Sizes for a Reshape in numbers, 0 and one -1; None where that is not enough."""
+    plain: list[int | None] = []
+    for i, size in enumerate(sizes):
+        if isinstance(size, int):
+            plain.append(size)
+        else:
+            plain.append(0 if i < len(source) and source[i] == size else None)
+    if plain.count(None) > 1 or 0 in [s for s in sizes if isinstance(s, int)]:
+        return None
+    return [-1 if p is None else p for p in plain]
+
+
+def remove_dead(model: ir.Model) -> None:
+    """Removes nodes that nobody reads, and initializers that are left over."""
+    for graph in list(model.graph.subgraphs()):
+        _remove_dead(graph)
+    _remove_dead(model.graph)
+    outputs = {id(v) for v in model.graph.outputs}
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and id(value) not in outputs:
+            del model.graph.initializers[name]
+            if any(value is v for v in model.graph.inputs):
+                model.graph.inputs.remove(value)
+
+
+def _remove_dead(graph: ir.Graph) -> None:
+    for node in reversed(list(graph)):
+        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
+            graph.remove(node, safe=True)

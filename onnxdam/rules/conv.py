@@ -1,0 +1,199 @@
+"""Convolutions: y[n, o, ...] = b[o] + sum over k and taps of x[n, k, ...] * w[o, k, taps].
+
+    Conv            w has shape (o, k / group, taps...)
+    ConvTranspose   w has shape (k, o / group, taps...)
+    depthwise       one input slot a group: slot o of y reads only slot o of x, so x, w and y share the axis
+    grouped         blocks: each block of x feeds one block of y; what stays is balanced over the blocks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxdam.analysis.tensor import Array, Mask, Tensor
+from onnxdam.rules import contract
+from onnxdam.rules.base import Blocks, Contract, Op, Pinned, Relation, Rule, Same, adopt_shape, pin_all, same
+
+if TYPE_CHECKING:
+    from onnxdam.rewrite.slim import Slim
+
+
+class Conv(Rule):
+    """Conv 1-d, 2-d, 3-d, grouped, depthwise, dilated, with every kind of padding."""
+
+    operands = "all"
+    transposed = False
+
+    def shapes(self, op: Op) -> None:
+        x, y = op.x, op.y
+        if not y.opaque and not x.opaque:
+            adopt_shape(x, y, [0])
+
+    def relations(self, op: Op) -> Iterator[Relation]:
+        x, y, w = op.x, op.y, op.tensor(1)
+        if w is None or x.opaque or y.opaque or w.opaque or not isinstance(x.shape[1], int):
+            yield from pin_all(op, "unknown rank or channels")
+            return
+        group = self.group(op)
+        yield from same(x.axes[0], y.axes[0])
+        for tensor in (x, y, w):
+            for axis in tensor.axes[2:]:
+                if axis.n > 1 and tensor is not w:
+                    yield Pinned(axis, "convolved over")
+                elif axis.n > 1:
+                    yield Pinned(axis, "kernel taps")
+        bias = op.tensor(2)
+        if bias is not None:
+            yield from same(bias.axes[0], y.axes[1])
+        yield from self._channels(op, x, y, w, group)
+
+    def _channels(self, op: Op, x: Tensor, y: Tensor, w: Tensor, group: int) -> Iterator[Relation]:
+        k, o = (0, 1) if self.transposed else (1, 0)
+        if group == 1:
+            yield from same(w.axes[o], y.axes[1])
+            yield from same(x.axes[1], w.axes[k])
+            yield Contract(x.axes[1], w, k, rows=o, absorb=self.absorb(op))
+        elif group == x.axes[1].n == y.axes[1].n:
+            yield from same(x.axes[1], y.axes[1])
+            yield from same(w.axes[0], y.axes[1])
+        elif self.transposed or not w.is_leaf:
+            yield Pinned(x.axes[1], "grouped ConvTranspose, or weights computed at run time")
+            yield from (Pinned(a, "grouped ConvTranspose, or weights computed at run time") for a in (y.axes[1], *w.axes[:2]))
+        else:
+            yield Same(w.axes[0], y.axes[1])
+            if w.axes[1].n > 1:
+                yield Pinned(w.axes[1], "sliced block by block")
+            yield Blocks(x.axes[1], y.axes[1], group, w, self.absorb(op))
+
+    def group(self, op: Op) -> int:
+        return int(op.attr("group", 1))
+
+    def absorb(self, op: Op) -> str | None:
+        """How constants of x that are not zero can leave."""
+        w, bias = op.tensor(1), op.tensor(2)
+        if not self.padded(op):
+            return "bias" if bias is None or bias.is_leaf else None
+        return "carrier" if w is not None and w.is_leaf else None
+
+    def padded(self, op: Op) -> bool:
+        """Whether zeros are put around x."""
+        mode = op.attr("auto_pad", "NOTSET")
+        w = op.tensor(1)
+        taps = w.shape[2:] if w is not None else ()
+        if mode in ("SAME_UPPER", "SAME_LOWER"):
+            return any(t != 1 for t in taps)
+        return mode == "NOTSET" and any(op.attr("pads", ()))
+
+    def bias(self, op: Op) -> Array | float | None:
+        """The bias where it is known, 0 where there is none, None where it is computed."""
+        return op.known(2) if op.has(2) else 0.0
+
+    def constants(self, op: Op) -> None:
+        w, bias = op.tensor(1), self.bias(op)
+        if w is None or bias is None or not w.is_known or op.y.opaque or op.x.opaque:
+            return
+        live, values = contract.live_slots(op.x, 1, padded=self.padded(op) or self.transposed)
+        found = self._constant_outputs(op, w.content, live, values, bias)
+        if found is not None:
+            op.y.set_const(1, found.mask, found.value)
+
+    def _constant_outputs(self, op: Op, w: Array, live: Mask, values: Array, bias: Array | float):  # type: ignore[no-untyped-def]
+        group = self.group(op)
+        if self.transposed:
+            if group > 1:
+                return None
+            return contract.constant_rows(w.swapaxes(0, 1), live, values, bias)
+        if group == 1:
+            return contract.constant_rows(w, live, values, bias)
+        per_x, per_y = len(live) // group, w.shape[0] // group
+        block = np.repeat(np.arange(group), per_y)
+        alive = live.reshape(group, per_x)[block]
+        taps = w.reshape(*w.shape[:2], -1)
+        mask = ~(taps.astype(bool).any(2) & alive).any(1)
+        level = (taps.astype(np.float64).sum(2) * values.reshape(group, per_x)[block]).sum(1)
+        return contract.Const(mask, np.where(mask, level + np.asarray(bias, np.float64), 0))
+
+    def rewrite(self, op: Op, slim: Slim) -> None:
+        x, group = op.x, self.group(op)
+        w = op.tensor(1)
+        assert w is not None
+        if group > 1:
+            self._rewrite_groups(op, slim, group)
+            return
+        removed = slim.absorbed(x, 1)
+        if removed is None or not w.is_known:
+            return
+        weight = w.content.swapaxes(0, 1) if self.transposed else w.content
+        self._absorb(op, slim, weight, removed)
+
+    def _absorb(self, op: Op, slim: Slim, weight: Array, removed: Array) -> None:
+        if self.padded(op) or self.transposed:
+            carrier, level = slim.carrier(op.x, 1)
+            carried = contract.carry(weight, removed, carrier, level)
+            slim.set_known(op, 1, carried.swapaxes(0, 1) if self.transposed else carried)
+        else:
+            self.add_bias(op, slim, contract.contribution(weight, removed))
+
+    def add_bias(self, op: Op, slim: Slim, shift: Array) -> None:
+        """Adds `shift` (full width) to the bias, which is made where there is none."""
+        if not shift.any():
+            return
+        old = op.known(2)
+        w = op.known(1)
+        assert w is not None
+        bias = shift.astype(w.dtype) if old is None else (old.astype(np.float64) + shift).astype(old.dtype)
+        slim.set_known(op, 2, bias, like=(op.y, 1))
+
+    def _rewrite_groups(self, op: Op, slim: Slim, group: int) -> None:
+        x, y, w = op.x, op.y, op.tensor(1)
+        assert w is not None
+        kept = slim.slots(x, 1)
+        if len(kept) == x.axes[1].n and len(slim.slots(y, 1)) == y.axes[1].n:
+            return
+        per_x = x.axes[1].n // group
+        if per_x > 1 and w.is_leaf:
+            removed = slim.absorbed(x, 1)
+            weight = w.content
+            if removed is not None:
+                weight = self._absorb_groups(op, slim, group, removed)
+            rows = slim.slots(y, 1)
+            per_y = y.axes[1].n // group
+            blocks = kept // per_x
+            columns = [kept[blocks == row // per_y] % per_x for row in rows]
+            slim.set_sliced(op, 1, np.stack([weight[row][c] for row, c in zip(rows, columns, strict=True)]))
+        slim.set_attr(op, "group", len(np.unique(kept // per_x)))
+
+    def _absorb_groups(self, op: Op, slim: Slim, group: int, removed: Array) -> Array:
+        weight = op.known(1)
+        assert weight is not None
+        per_x, per_y = len(removed) // group, weight.shape[0] // group
+        own = removed.reshape(group, per_x)[np.repeat(np.arange(group), per_y)]
+        taps = weight.astype(np.float64)
+        if not self.padded(op):
+            self.add_bias(op, slim, (taps.reshape(*taps.shape[:2], -1).sum(2) * own).sum(1))
+            return weight
+        kept = slim.slots(op.x, 1)
+        for block in range(group):
+            constants = removed[block * per_x : (block + 1) * per_x]
+            rows = slice(block * per_y, (block + 1) * per_y)
+            if constants.any() and weight[rows][:, constants != 0].any() and (kept // per_x == block).any():
+                carrier, level = slim.carrier(op.x, 1, block * per_x, (block + 1) * per_x)
+                weight = weight.copy()
+                weight[rows] = contract.carry(weight[rows], constants, carrier - block * per_x, level)
+        return weight
+
+
+class ConvTranspose(Conv):
+    """ConvTranspose: the weight's first axis is contracted, its second is the output's."""
+
+    transposed = True
+
+    def absorb(self, op: Op) -> str | None:
+        w = op.tensor(1)
+        return "carrier" if w is not None and w.is_leaf and self.group(op) == 1 else None
+
+
+TABLE: dict[tuple[str, str], Rule] = {("", "Conv"): Conv(), ("", "ConvTranspose"): ConvTranspose()}

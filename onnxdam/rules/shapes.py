@@ -1,0 +1,151 @@
+"""Operators that read or write sizes: Shape, Size, ConstantOfShape, Constant, Range, arithmetic on sizes.
+
+Static extents are constants of the original model. A Shape of a tensor that is narrowed would read other numbers, so
+what it fed is either known and replaced, or the original numbers are put back behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxdam.analysis.tensor import Array, Sym, Tensor
+from onnxdam.rules.base import Op, Pinned, Relation, Rule, pin_all
+
+if TYPE_CHECKING:
+    from onnxdam.rewrite.slim import Slim
+
+
+class Constant(Rule):
+    """Constant in all its forms; sparse ones are left alone."""
+
+    note = "constant"
+
+    def evaluate(self, op: Op, *arrays: Array) -> Array | None:
+        attributes = op.node.attributes
+        if "value" in attributes:
+            return np.asarray(attributes["value"].as_tensor().numpy())
+        for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+            if name in attributes:
+                return np.array(attributes[name].value, dtype)
+        return None
+
+
+class Shape(Rule):
+    """Shape: known extents are known entries."""
+
+    shape_only = True
+
+    def _range(self, op: Op) -> slice:
+        return slice(op.attr("start", 0), op.attr("end"))
+
+    def entries(self, op: Op) -> None:
+        if not op.x.opaque:
+            sizes = np.empty(op.x.rank, object)
+            sizes[:] = op.x.shape
+            op.y.set_entries(sizes[self._range(op)])
+
+    def relations(self, op: Op) -> Iterator[Relation]:
+        yield from pin_all(op, "sizes", [op.y])
+        if op.x.opaque:
+            return
+        for axis in op.x.axes:  # an extent that is not known but narrowed could not be told from its number
+            if axis.n > 1 and isinstance(op.x.shape[axis.index], Sym):
+                yield Pinned(axis, "its size is read at run time")
+
+    def rewrite(self, op: Op, slim: Slim) -> None:
+        if op.x.opaque or not slim.narrowed(op.x):
+            return
+        wanted, got = op.x.shape[self._range(op)], slim.shape(op.x)[self._range(op)]
+        changed = {i for i, (a, b) in enumerate(zip(wanted, got, strict=True)) if a != b}
+        if changed and any(slim.reads(reader, index, changed) for reader, index in op.y.readers):
+            slim.restore_entries(op, {i: int(wanted[i]) for i in changed if isinstance(wanted[i], int)})
+
+
+class Size(Rule):
+    """Size: a number computed from all extents."""
+
+    shape_only = True
+
+    def entries(self, op: Op) -> None:
+        if not op.x.opaque and all(isinstance(s, int) for s in op.x.shape):
+            op.y.set_entries(np.array(int(np.prod([s for s in op.x.shape if isinstance(s, int)])), object))
+
+    def relations(self, op: Op) -> Iterator[Relation]:
+        yield from pin_all(op, "its size is counted at run time")
+
+
+class ConstantOfShape(Rule):
+    """ConstantOfShape: one constant everywhere; the sizes are written down."""
+
+    def shapes(self, op: Op) -> None:
+        sizes = op.entries_of(0)
+        if sizes is None or sizes.ndim != 1:
+            return
+        if op.y.opaque:
+            op.y.reshape([Sym(1, (f"{op.y.name}.{i}",)) for i in range(len(sizes))])
+        for i, size in enumerate(sizes.tolist()):
+            if size is not None and isinstance(op.y.shape[i], Sym):
+                op.y.set_layout(i, (size,))
+
+    def relations(self, op: Op) -> Iterator[Relation]:
+        yield from pin_all(op, "written-down sizes", op.ins)
+        if op.y.opaque:
+            yield from pin_all(op, "unknown rank")
+
+    def constants(self, op: Op) -> None:
+        if not op.y.opaque:
+            value = op.node.attributes.get("value")
+            op.y.set_uniform(0.0 if value is None else value.as_tensor().numpy().reshape(-1)[0])
+
+    def rewrite(self, op: Op, slim: Slim) -> None:
+        if slim.narrowed(op.y):
+            slim.write_sizes(op, 0, slim.shape(op.y))
+
+
+def combine(kind: str, a: Array, b: Array) -> Array:
+    """Entries of `a kind b`; None entries where the result is not known."""
+    a, b = np.broadcast_arrays(a, b)
+    out = np.empty(a.shape, object)
+    for i in np.ndindex(a.shape):
+        out[i] = _combine_one(kind, a[i], b[i])
+    return out
+
+
+def _combine_one(kind: str, a: object, b: object) -> object:
+    known = isinstance(a, (int, np.integer)), isinstance(b, (int, np.integer))
+    if a is None or b is None:
+        return None
+    if all(known):
+        x, y = int(a), int(b)  # type: ignore[call-overload]
+        if kind == "Div":
+            return None if y == 0 else int(x / y) if abs(x) < 2**52 else None
+        return {"Add": x + y, "Sub": x - y, "Mul": x * y}[kind]
+    if kind == "Mul":
+        return a * b  # type: ignore[operator]
+    if kind == "Div" and isinstance(a, Sym):
+        return a.divide(b)  # type: ignore[arg-type]
+    return None
+
+
+class Range(Rule):
+    """Range: the length follows from numbers computed at run time."""
+
+    def relations(self, op: Op) -> Iterator[Relation]:
+        yield from pin_all(op, "a range of numbers")
+
+
+def is_size_tensor(t: Tensor) -> bool:
+    """Whether entries are worth following: small integer tensors of rank 0 or 1."""
+    return not t.opaque and t.rank <= 1 and t.dtype is not None and t.dtype.kind in "iu"
+
+
+TABLE: dict[tuple[str, str], Rule] = {
+    ("", "Constant"): Constant(),
+    ("", "Shape"): Shape(),
+    ("", "Size"): Size(),
+    ("", "ConstantOfShape"): ConstantOfShape(),
+    ("", "Range"): Range(),
+}
