@@ -1,0 +1,446 @@
+"""Are two models the same function? Checked in ONNX Runtime, the way they will be run.
+
+Reference a and candidate b run side by side, graph optimisations off and on, at two or more sizes of every dynamic
+dimension, on random inputs or the user's. A result passes
+
+1. when its error is below the base tolerance (`onnxdam.tolerance`), or
+2. when the reference itself is no steadier: its inputs are moved by a few units in the last place, and b may be apart
+   from a by NOISE_FACTOR times what that does to a (never by more than NOISE_CAP). Integer results (argmax, TopK
+   indices, quantised values) may differ only at entries that changed under such a nudge: ties that rounding decides.
+
+A run that fails, or that could not be made, is never counted as a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxdam import inputs as feeds
+from onnxdam import tolerance
+from onnxdam.divergence import Divergence, first_divergence
+from onnxdam.errors import UnsupportedError
+from onnxdam.graph import io
+from onnxdam.plan import Plan
+from onnxdam.providers import Runnable, check_provider, reason, session
+
+NOISE_FACTOR, NOISE_CAP, NUDGES = 8.0, 1e-2, 8
+ATTEMPTS = 60  # sizes tried before giving up on a reference model
+RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        sizes: of the dynamic dimensions.
+        inputs: kind of input: "normal", "positive" or "data".
+        level: graph optimisations "off" or "on".
+        error: the worst relative error of all outputs (infinite when they differ in kind).
+        allowed: what it was held against.
+        passed: whether it counts as equal.
+        output: the output that is worst.
+        note: why it failed, or why more than the base tolerance was allowed.
+    """
+
+    sizes: Mapping[str, int]
+    inputs: str
+    level: str
+    error: float
+    allowed: float
+    passed: bool
+    output: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked, and the verdict.
+
+    Attributes:
+        passed: every check held, and at least one comparison was made.
+        cases: the comparisons.
+        failures: checks of the file and its interface that failed.
+        notes: what the reader should know (sizes that could not be varied, random operators ...).
+        diverging: the first node whose result differs, when a comparison failed and it could be found.
+    """
+
+    passed: bool
+    cases: tuple[Case, ...] = ()
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    diverging: Divergence | None = None
+
+    @property
+    def worst(self) -> float:
+        """The largest error of all cases."""
+        return max((case.error for case in self.cases), default=float("nan"))
+
+    @property
+    def text(self) -> str:
+        """The verdict in a few lines."""
+        lines = [*self.failures]
+        wrong = [case for case in self.cases if not case.passed]
+        for case in wrong[:3]:
+            lines.append(
+                f"output {case.output!r} differs: error {case.error:.1e}, allowed {case.allowed:.1e} "
+                f"(inputs {case.inputs}, sizes {dict(case.sizes) or 'fixed'}, optimisations {case.level}) {case.note}"
+            )
+        if self.diverging:
+            lines.append(f"first diverging node: {self.diverging.text}")
+        if self.cases and not wrong:
+            lines.append(f"{len(self.cases)} comparisons, worst relative error {self.worst:.1e}")
+        return "\n".join(line.rstrip() for line in (*lines, *(f"note: {note}" for note in self.notes)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; infinite errors become the text "inf"."""
+        data = asdict(self) | {"worst": self.worst}
+        data["cases"] = [
+            case | {k: str(case[k]) for k in ("error", "allowed") if not np.isfinite(case[k])} for case in data["cases"]
+        ]
+        if not np.isfinite(data["worst"]):
+            data["worst"] = str(data["worst"])
+        return data
+
+
+def verify(
+    a: io.AnyModel,
+    b: io.AnyModel,
+    *,
+    data: Mapping[str, np.ndarray] | str | Path | None = None,
+    provider: str = "cpu",
+    rtol: float | None = None,
+    seed: int = 0,
+    plan: Plan | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Checks that `b` computes what `a` computes.
+
+    Args:
+        a: the reference.
+        b: the model to check.
+        data: input name -> array of rows, or an .npz file of them; random inputs otherwise.
+        provider: "cpu", "cuda" or "tensorrt".
+        rtol: relative tolerance, taken as it is; None for the default of the model's float types, with the allowance
+            for ill-conditioned models described above.
+        seed: of the random inputs.
+        plan: the plan that made `b` from `a`; lets a diverging node be found where tensors became narrower.
+        progress: called with a short text before each step.
+
+    Returns:
+        The report. A model that differs is a report that did not pass, not an exception.
+
+    Raises:
+        InputError: a file or the data cannot be used, or the provider is not available.
+        UnsupportedError: ONNX Runtime cannot load or run the reference, so nothing can be said.
+    """
+    check_provider(provider)
+    say = progress or (lambda text: None)
+    first, second = Runnable.of(a, "the reference"), Runnable.of(b, "the checked model")
+    say("checking the file")
+    failures, notes = _check_file(first, second)
+    failures += _check_interface(first.skeleton.graph, second.skeleton.graph)
+    if failures:
+        return Report(False, failures=tuple(failures), notes=tuple(notes))
+    comparison = _Comparison(first, second, provider, rtol, seed, plan, say, notes)
+    return comparison.run(data)
+
+
+# ---------------------------------------------------------------------------------------------------- the file
+
+
+def _check_file(a: Runnable, b: Runnable) -> tuple[list[str], list[str]]:
+    """onnx.checker with shape inference on b; what the reference fails in the same way is only a note."""
+    complaint = _full_check(b)
+    if complaint is None:
+        return [], []
+    if _full_check(a) is not None:
+        return [], [f"onnx.checker refuses both models: {complaint}"]
+    return [f"onnx.checker: {complaint}"], []
+
+
+def _full_check(model: Runnable) -> str | None:
+    try:
+        if model.path is not None and model.data is None:
+            onnx.checker.check_model(str(model.path), full_check=True)
+        else:
+            onnx.checker.check_model(model.data or b"", full_check=True)
+    except Exception as error:
+        return reason(error)
+    return None
+
+
+def _check_interface(a: onnx.GraphProto, b: onnx.GraphProto) -> list[str]:
+    wrong = []
+    if [o.name for o in a.output] != [o.name for o in b.output]:
+        wrong.append(f"outputs: {[o.name for o in a.output]} became {[o.name for o in b.output]}")
+    given = {value.name: value for value in a.input}
+    stored = {tensor.name for tensor in b.initializer}
+    extra = [value.name for value in b.input if value.name not in given and value.name not in stored]
+    if extra:
+        wrong.append(f"inputs: {extra} are new")
+    for kind, pairs in (
+        ("input", [(given[v.name], v) for v in b.input if v.name in given and v.name not in stored]),
+        ("output", [] if wrong else list(zip(a.output, b.output, strict=True))),
+    ):
+        wrong += [
+            f"{kind} {x.name!r}: type {_type_text(x)} became {_type_text(y)}"
+            for x, y in pairs
+            if x.type.SerializeToString(deterministic=True) != y.type.SerializeToString(deterministic=True)
+        ]
+    return wrong
+
+
+def _type_text(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return str(value.type.WhichOneof("value"))
+    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{', '.join(dims)}]"
+
+
+# ------------------------------------------------------------------------------------------------- the function
+
+
+@dataclass
+class _Comparison:
+    """One call of `verify` after the static checks."""
+
+    a: Runnable
+    b: Runnable
+    provider: str
+    rtol: float | None
+    seed: int
+    plan: Plan | None
+    say: Callable[[str], None]
+    notes: list[str]
+    cases: list[Case] = field(default_factory=list)
+    failing: tuple[feeds.Feed, str] | None = None  # the first feed that shows a difference, and its level
+
+    def run(self, data: Mapping[str, np.ndarray] | str | Path | None) -> Report:
+        self.kinds = float_kinds(self.a.skeleton)
+        self.base = self.rtol if self.rtol is not None else tolerance.rtol(self.kinds)
+        self.outputs = [value.name for value in self.a.skeleton.graph.output]
+        self.say("opening the reference")
+        self.reference = session(self.a, provider=self.provider, level="off")
+        described = feeds.describe(self.a.skeleton)
+        if data is None:
+            batches = [(sizes, kind, feed) for sizes, kind, feed in self._random(described)]
+        else:
+            batches = [(sizes, "data", feed) for sizes, feed in feeds.from_data(described, data)]
+        self._skip_random_outputs(batches[0][2])
+        for level in ("off", "on"):
+            self._level(level, batches)
+        diverging = None
+        if self.failing is not None:
+            self.say("looking for the first diverging node")
+            diverging = first_divergence(self.a, self.b, *self.failing, self.plan, self.base, self.provider)
+        passed = bool(self.cases) and all(case.passed for case in self.cases)
+        return Report(passed, tuple(self.cases), (), tuple(dict.fromkeys(self.notes)), diverging)
+
+    def _random(self, described: list[feeds.Input]) -> Iterator[tuple[feeds.Sizes, str, feeds.Feed]]:
+        """Feeds that the reference accepts, two sizes of every dynamic dimension where it takes two."""
+        self.say("finding inputs that the reference takes")
+        small, start, problem = False, None, ""
+        for sizes in feeds.candidates(described):
+            for small in (False, True):
+                problem = self._refuses(feeds.random_feed(described, sizes, feeds.NORMAL, self.seed, small)) or ""
+                if not problem:
+                    start = sizes
+                    break
+            if start is not None:
+                break
+        if start is None:
+            raise UnsupportedError(
+                f"{self.a.name}: ONNX Runtime refuses all random inputs that were tried (last: {problem}); "
+                "give real ones with --data, or go without the check with --no-verify"
+            )
+        chosen, seen = [start], {name: {size} for name, size in start.items()}
+        for sizes in list(feeds.variations(start, described))[:ATTEMPTS]:
+            if all(len(s) > 1 for s in seen.values()):
+                break
+            if not any(len(seen[n]) < 2 and sizes[n] not in seen[n] for n in seen):
+                continue
+            if not self._refuses(feeds.random_feed(described, sizes, feeds.NORMAL, self.seed, small)):
+                chosen.append(sizes)
+                for name, size in sizes.items():
+                    seen[name].add(size)
+        stuck = [f"{name} = {next(iter(s))}" for name, s in seen.items() if len(s) < 2]
+        if stuck:
+            self.notes.append(f"only one size tried, the reference refused the others: {', '.join(stuck)}")
+        floats = any(np.dtype(i.dtype).kind == "f" for i in described if i.dtype != "object")
+        for sizes in chosen:
+            yield sizes, feeds.NORMAL, feeds.random_feed(described, sizes, feeds.NORMAL, self.seed, small)
+        if floats:
+            smallest = min(chosen, key=lambda sizes: math.prod(sizes.values()))
+            yield smallest, feeds.POSITIVE, feeds.random_feed(described, smallest, feeds.POSITIVE, self.seed, small)
+
+    def _refuses(self, feed: feeds.Feed) -> str | None:
+        try:
+            self.reference.run(None, feed)
+        except Exception as error:  # the runtime's exceptions share no base class
+            return reason(error)
+        return None
+
+    def _skip_random_outputs(self, feed: feeds.Feed) -> None:
+        """Outputs that change from run to run cannot be compared."""
+        nodes = {node.op_type for node in self.a.skeleton.graph.node}
+        found = sorted(nodes & RANDOM_OPS) + ["Dropout"] * _trains(self.a.skeleton)
+        if not found:
+            return
+        runs = [self.reference.run(None, feed) for _ in range(2)]
+        drawn = {n for n, x, y in zip(self.outputs, *runs, strict=True) if tolerance.difference(x, y).error > 0}
+        if drawn == set(self.outputs):
+            raise UnsupportedError(f"{self.a.name}: every output is random ({', '.join(found)}), nothing to compare")
+        self.outputs = [name for name in self.outputs if name not in drawn]
+        if drawn:
+            self.notes.append(f"not compared, random ({', '.join(found)}): {', '.join(sorted(drawn))}")
+
+    def _level(self, level: str, batches: list[tuple[feeds.Sizes, str, feeds.Feed]]) -> None:
+        self.say(f"comparing, optimisations {level}")
+        if level != "off":
+            try:
+                self.reference = session(self.a, provider=self.provider, level=level)
+            except UnsupportedError as error:  # the optimiser's fault, not the model's
+                self.notes.append(f"optimisations {level}: not compared ({error})")
+                return
+        try:
+            candidate = session(self.b, provider=self.provider, level=level)
+        except UnsupportedError as error:
+            self.cases.append(Case({}, "", level, float("inf"), self.base, False, "", str(error)))
+            return
+        taken = {value.name for value in candidate.get_inputs()}
+        for sizes, kind, feed in batches:
+            case = self._case(candidate, sizes, kind, level, feed, taken)
+            if case is None:
+                continue
+            self.cases.append(case)
+            if not case.passed and (self.failing is None or _volume(feed) < _volume(self.failing[0])):
+                self.failing = (feed, level)  # the smallest: every intermediate result of it will be looked at
+
+    def _case(
+        self, candidate: Any, sizes: feeds.Sizes, kind: str, level: str, feed: feeds.Feed, taken: set[str]
+    ) -> Case | None:
+        try:
+            expected = self.reference.run(self.outputs, feed)
+        except Exception as error:
+            self.notes.append(f"optimisations {level}, inputs {kind}: the reference does not run ({reason(error)})")
+            return None
+        if kind == feeds.POSITIVE and not all(_finite(x) for x in expected):
+            self.notes.append("positive inputs overflow the reference; not compared")
+            return None
+        try:
+            got = candidate.run(self.outputs, {name: array for name, array in feed.items() if name in taken})
+        except Exception as error:
+            return Case(sizes, kind, level, float("inf"), self.base, False, "", f"it does not run: {reason(error)}")
+        found = [tolerance.difference(x, y) for x, y in zip(expected, got, strict=True)]
+        worst = max(range(len(found)), key=lambda i: found[i].error)
+        case = Case(sizes, kind, level, found[worst].error, self.base, True, self.outputs[worst])
+        if found[worst].error <= self.base:
+            return case
+        return self._excuse(case, feed, expected, found)
+
+    def _excuse(self, case: Case, feed: feeds.Feed, expected: list[Any], found: list[tolerance.Difference]) -> Case:
+        """Beyond the base tolerance: is the reference itself as unsteady?"""
+        noise = None if self.rtol is not None else Noise.of(self.reference, self.outputs, feed, expected, self.kinds)
+        for name, difference, index in zip(self.outputs, found, range(len(found)), strict=True):
+            allowed = self.base if noise is None else max(self.base, noise.allowed(index))
+            if difference.error <= allowed:
+                continue
+            if noise is not None and noise.explains(index, difference):
+                continue
+            return Case(case.sizes, case.inputs, case.level, difference.error, allowed, False, name, difference.why)
+        allowed = max(self.base, *(noise.allowed(i) for i in range(len(found)))) if noise else self.base
+        error = max((d.error for d in found if np.isfinite(d.error)), default=0.0)
+        note = f"ill-conditioned: nudging its inputs by rounding moves the reference itself by {allowed / 8:.1e}"
+        if error <= self.base:
+            note = "differs only where rounding decides in the reference itself (ties)"
+        self.notes.append(note)
+        return Case(case.sizes, case.inputs, case.level, error, allowed, True, case.output, note)
+
+
+@dataclass
+class Noise:
+    """What rounding-sized changes of its inputs do to the outputs of the reference."""
+
+    errors: list[float]
+    unsteady: list[np.ndarray | None]
+
+    @classmethod
+    def of(cls, reference: Any, outputs: list[str], feed: feeds.Feed, expected: list[Any], kinds: set[str]) -> Noise:
+        eps = max((tolerance.EPS[kind] for kind in kinds if kind in tolerance.EPS), default=1.2e-7)
+        errors, unsteady = [0.0] * len(outputs), [None] * len(outputs)  # type: list[float], list[Any]
+        rng = np.random.default_rng(0)
+        for _ in range(NUDGES):
+            nudged = {name: _nudge(array, eps, rng) for name, array in feed.items()}
+            try:
+                results = reference.run(outputs, nudged)
+            except Exception:
+                continue
+            for index, (x, y) in enumerate(zip(expected, results, strict=True)):
+                difference = tolerance.difference(x, y)
+                if np.isfinite(difference.error):
+                    errors[index] = max(errors[index], difference.error)
+                elif difference.where is not None:
+                    before = unsteady[index]
+                    unsteady[index] = difference.where if before is None else before | difference.where
+        return cls(errors, unsteady)
+
+    def allowed(self, index: int) -> float:
+        return min(NOISE_CAP, NOISE_FACTOR * self.errors[index])
+
+    def explains(self, index: int, difference: tolerance.Difference) -> bool:
+        """Entries that differ in kind are ties: each of them changed under a nudge as well."""
+        unsteady = self.unsteady[index]
+        return difference.where is not None and unsteady is not None and not (difference.where & ~unsteady).any()
+
+
+def _nudge(array: np.ndarray, eps: float, rng: np.random.Generator) -> np.ndarray:
+    """Floats moved by up to four units in the last place, everything else as it is."""
+    if array.dtype.kind != "f":
+        return array
+    factor = 1 + eps * rng.uniform(-4, 4, array.shape)
+    return np.asarray(array.astype(np.float64) * factor).astype(array.dtype)
+
+
+def _volume(feed: feeds.Feed) -> int:
+    return sum(array.size for array in feed.values())
+
+
+def _finite(array: Any) -> bool:
+    return not (isinstance(array, np.ndarray) and array.dtype.kind == "f") or bool(np.isfinite(array).all())
+
+
+def float_kinds(proto: onnx.ModelProto) -> set[str]:
+    """The float types that a model computes in, as far as its weights, interface and casts tell."""
+    found: set[int] = set()
+    todo = [proto.graph]
+    nodes = [node for function in proto.functions for node in function.node]
+    while todo or nodes:
+        if todo:
+            graph = todo.pop()
+            found |= {tensor.data_type for tensor in graph.initializer}
+            found |= {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)}
+            nodes += graph.node
+        for node in nodes:
+            for attribute in node.attribute:
+                todo += [g for g in (attribute.g, *attribute.graphs) if g.node or g.initializer]
+                if attribute.HasField("t"):
+                    found.add(attribute.t.data_type)
+                if node.op_type == "Cast" and attribute.name == "to":
+                    found.add(attribute.i)
+        nodes = []
+    names = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+    return {names[code] for code in found if code in names}
+
+
+def _trains(proto: onnx.ModelProto) -> bool:
+    """A Dropout with the training_mode input may draw."""
+    return any(node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] for node in proto.graph.node)
