@@ -171,6 +171,10 @@ class Tensor:
     # -- content -------------------------------------------------------------------------------------------------
     def set_entries(self, entries: Array) -> None:
         """The content of a small integer tensor, each entry an int, a Sym or None."""
+        if not isinstance(entries, np.ndarray):  # NumPy hands out the element itself where it drops the last axis
+            scalar = np.empty((), object)
+            scalar[()] = entries
+            entries = scalar
         self.entries = entries
         if all(isinstance(e, (int, np.integer)) for e in entries.reshape(-1)) and not self.is_known:
             array = entries.astype(self.dtype or np.int64)
