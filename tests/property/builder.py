@@ -77,7 +77,7 @@ def along(axis: int, blocks: int = 1, size: int = 0, lead: tuple[Any, ...] = ())
     return lambda i: (*lead, *[slice(None)] * axis, [b * size + i for b in range(blocks)])
 
 
-@dataclass
+@dataclass(repr=False)
 class Case:
     """A drawn model, and what is needed to run it.
 
@@ -93,6 +93,9 @@ class Case:
     description: str = ""
     seed: int = 0
     constructs: frozenset[str] = frozenset()
+
+    def __repr__(self) -> str:
+        return f"<case: {self.description}>"
 
     def feeds(self, sizes: dict[str, int], kind: int) -> dict[str, Array]:
         """Input data for one binding of the symbols: values of mixed sign with zeros, and some large ones."""

@@ -1,7 +1,7 @@
 """Masked and slim are the same function: 2,100 drawn graphs over all rules, in float64, below 1e-9.
 
-Each family is one test, so that pytest-xdist can spread them. Examples are the same in every run (`derandomize`); the long runs
-with fresh seeds are benchmarks/fuzz.py. A failing example is shrunk, printed as text with its mask, and saved as .onnx.
+Each family is one test, so that pytest-xdist can spread them. Examples are the same in every run (`derandomize`); the long
+runs with fresh seeds are benchmarks/fuzz.py. A failing example is shrunk, printed as text with its mask, and saved.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from pathlib import Path
 import onnx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 
-from .choices import hypothesis_choices
-from .graphs import FAMILIES, draw_case
+from .graphs import FAMILIES, Case, cases
 from .oracle import Mismatch
 from .properties import check_slim, describe, finite
 from .subject import slim
@@ -35,11 +33,11 @@ def test_masked_equals_slim(family: str) -> None:
         database=None,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
         print_blob=False,
     )
-    @given(st.data())
-    def run(data: st.DataObject) -> None:
-        case = draw_case(hypothesis_choices(data.draw), family)
+    @given(cases(family))
+    def run(case: Case) -> None:
         if not finite(case):
             seen["not finite"] += 1
             return
