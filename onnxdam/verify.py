@@ -13,7 +13,6 @@ A run that fails, or that could not be made, is never counted as a pass.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from onnxdam.plan import Plan
 from onnxdam.providers import Runnable, check_provider, reason, session
 
 NOISE_FACTOR, NOISE_CAP, NUDGES = 8.0, 1e-2, 8
+CHEAP = 100_000  # input entries; above that the further kinds of input are left to one size
 ATTEMPTS = 60  # sizes tried before giving up on a reference model
 RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
@@ -276,11 +276,12 @@ class _Comparison:
         if stuck:
             self.notes.append(f"only one size tried, the reference refused the others: {', '.join(stuck)}")
         floats = any(np.dtype(i.dtype).kind == "f" for i in described if i.dtype != "object")
-        for sizes in chosen:
-            yield sizes, feeds.NORMAL, feeds.random_feed(described, sizes, feeds.NORMAL, self.seed, small)
-        if floats:
-            smallest = min(chosen, key=lambda sizes: math.prod(sizes.values()))
-            yield smallest, feeds.POSITIVE, feeds.random_feed(described, smallest, feeds.POSITIVE, self.seed, small)
+        for number, sizes in enumerate(chosen):
+            kinds = (feeds.NORMAL, feeds.POSITIVE, feeds.QUIET) if floats else (feeds.NORMAL,)
+            for kind in kinds:
+                feed = feeds.random_feed(described, sizes, kind, self.seed + number, small)
+                if kind == feeds.NORMAL or _volume(feed) <= CHEAP or (number == 0 and kind == feeds.POSITIVE):
+                    yield sizes, kind, feed
 
     def _refuses(self, feed: feeds.Feed) -> str | None:
         try:
