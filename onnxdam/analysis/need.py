@@ -11,7 +11,7 @@ Every growth is logged with its reason: `explain` reads the log backwards.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,10 +60,17 @@ class Need:
         network: the facts.
         align: widths of blocked axes are rounded up to a multiple of this.
         protect: tensors all of whose slots stay.
-        free_inputs: unread slots of graph inputs may leave.
+        preset: slots that stay from the beginning (a plan made earlier): value name -> axis -> indices.
     """
 
-    def __init__(self, network: Network, *, align: int = 1, protect: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        align: int = 1,
+        protect: frozenset[str] = frozenset(),
+        preset: Mapping[str, Mapping[int, tuple[int, ...]]] | None = None,
+    ) -> None:
         self.network = network
         self.align = align
         self.events: list[tuple[Axis, Event]] = []  # root, event
@@ -80,6 +87,8 @@ class Need:
         self._operands: deque[Op] = deque()
         self._blocked: list[Axis] = []
         self._relate()
+        if preset is not None:
+            self._preset(preset)
         self._start(protect)
         self._run()
 
@@ -107,6 +116,16 @@ class Need:
                     self._watch.setdefault(axis.root, []).append(constraint)
                 if isinstance(constraint.relation, Blocked):
                     self._blocked.append(constraint.relation.axis)
+
+    def _preset(self, kept: Mapping[str, Mapping[int, tuple[int, ...]]]) -> None:
+        """Starts from the kept slots of a plan; axes that it does not list keep everything."""
+        for tensor in self.network.tensors.values():
+            axes = kept.get(tensor.name, {})
+            for i, axis in enumerate(tensor.axes):
+                if axis.n > 1:
+                    mask = np.ones(axis.n, bool) if i not in axes else np.zeros(axis.n, bool)
+                    mask[list(axes.get(i, ()))] = True
+                    self.keep(axis, mask, Event(axis, mask, None, "the plan keeps it"))
 
     def _start(self, protect: frozenset[str]) -> None:
         for tensor in self.network.tensors.values():
@@ -145,6 +164,9 @@ class Need:
         if tensor in self.alive or tensor.is_leaf:
             return
         self.alive.add(tensor)
+        for axis in tensor.axes:  # a single slot stays with its tensor, and so does what it was taken from
+            if axis.n == 1 and axis.root in self._watch:
+                self._keep_one(axis, 0, "the tensor runs", tensor.maker)
         if tensor.maker is not None and tensor.maker not in self.running:
             self._run_op(tensor.maker)
 
@@ -179,17 +201,19 @@ class Need:
         self._waiting[op] = left
         for _, tensor in left:
             for axis in tensor.axes:
-                if axis.n > 1:
+                if axis.n:
                     self._waits_on.setdefault(axis.root, []).append(op)
 
     def _matters(self, op: Op, tensor: Tensor) -> bool:
         if tensor.opaque or tensor in op.outs:
             return True
         if op.rule.operands == "pieces":
-            return all(self.kept(a).any() for a in tensor.axes if a.n > 1)
-        return not self.replaceable(op, tensor)
+            joint = op.rule.axis(op)
+            return all(self.kept(a).any() for i, a in enumerate(tensor.axes)
+                       if a.n > 1 or (i == joint and op.y.axes[joint].n > 1))
+        return not self._replaceable(op, tensor)
 
-    def replaceable(self, op: Op, tensor: Tensor) -> int | None | bool:
+    def _replaceable(self, op: Op, tensor: Tensor) -> bool:
         """Whether the kept part of an operand is a known vector along some axis, and the other operands alone give
         the result its extents."""
         if tensor.dtype is None or tensor.pinned == "a graph output":

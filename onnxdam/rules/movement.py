@@ -136,8 +136,13 @@ class Concat(Rule):
                 op.y.set_const(i, mask, known[0].value)
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        axis = self.axis(op)
-        gone = [i for i, t in enumerate(op.ins) if t is not None and slim.is_empty(t, axis)]
+        axis, offset = self.axis(op), 0
+        gone = []
+        for i, t in enumerate(op.ins):
+            n = t.axes[axis].n if t is not None else 0
+            if op.y.axes[axis].n > 1 and not slim.need.kept(op.y.axes[axis])[offset : offset + n].any():
+                gone.append(i)
+            offset += n
         if gone:
             slim.drop_inputs(op, gone)
         if len(op.ins) - len(gone) == 1 and gone:
@@ -194,7 +199,7 @@ class Split(Rule):
         stay = [k for k, y in enumerate(op.outs) if not slim.is_empty(y, axis)]
         sizes = [slim.count(op.outs[k], axis) for k in stay]
         if len(stay) == 1:
-            slim.skip(op, stay[0])
+            slim.skip(op, 0, stay[0])
             return
         slim.keep_outputs(op, stay)
         if op.version < 13:
