@@ -60,7 +60,7 @@ def load(model: AnyModel, *, strict: bool = True) -> ir.Model:
         loaded = model.clone()
         if EXTERNAL in model.graph.meta:
             loaded.graph.meta[EXTERNAL] = True
-        check(to_proto(_without_weights(model)), "model", strict)
+        check(to_proto(skeleton(model)), "model", strict)
         _check_weights(loaded, "model")
         return loaded
     if isinstance(model, onnx.ModelProto):
@@ -136,7 +136,7 @@ def _bytes_missing(data: bytes) -> int:
 
 
 def _from_proto(proto: onnx.ModelProto, folder: Path, where: str, strict: bool) -> ir.Model:
-    check(_proto_without_weights(proto), where, strict)
+    check(skeleton_of_proto(proto), where, strict)
     opaque = _set_map_types_aside(proto)
     try:
         model = ir.from_proto(proto)
@@ -182,7 +182,7 @@ def _put_map_types_back(model: ir.Model, proto: onnx.ModelProto) -> bool:
 # --------------------------------------------------------------------------------------------------------- check
 
 
-def check(skeleton: onnx.ModelProto, where: str, strict: bool) -> None:
+def check(bare: onnx.ModelProto, where: str, strict: bool) -> None:
     """Checks a model whose large weights were replaced by graph inputs.
 
     A graph input or output without a shape is let through (the standard wants a shape, every runtime runs it).
@@ -190,8 +190,8 @@ def check(skeleton: onnx.ModelProto, where: str, strict: bool) -> None:
     Raises:
         InputError: the opset is too old or, when `strict`, the graph is invalid.
     """
-    opset = max((o.version for o in skeleton.opset_import if o.domain in ("", "ai.onnx")), default=None)
-    if opset is None and any(node.domain in ("", "ai.onnx") for node in skeleton.graph.node):
+    opset = max((o.version for o in bare.opset_import if o.domain in ("", "ai.onnx")), default=None)
+    if opset is None and any(node.domain in ("", "ai.onnx") for node in bare.graph.node):
         opset = 1  # what files mean that were written before opset_import existed
     if opset is not None and opset < OLDEST_OPSET:
         raise InputError(
@@ -203,31 +203,31 @@ def check(skeleton: onnx.ModelProto, where: str, strict: bool) -> None:
     if opset is not None and opset > newest:
         problem = f"opset {opset} is newer than the installed onnx {onnx.__version__} knows ({newest}); upgrade onnx"
     else:
-        problem = _checker_complaint(skeleton)
+        problem = _checker_complaint(bare)
     if problem and strict:
         raise InputError(f"{where}: {problem}")
     if problem:
         warnings.warn(f"{where}: {problem}", stacklevel=3)
 
 
-def _checker_complaint(skeleton: onnx.ModelProto) -> str | None:
-    for value in (*skeleton.graph.input, *skeleton.graph.output):
+def _checker_complaint(bare: onnx.ModelProto) -> str | None:
+    for value in (*bare.graph.input, *bare.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(skeleton)
+        onnx.checker.check_model(bare)
     except Exception as error:  # ValidationError, or ValueError when it cannot be serialised
         return f"invalid graph ({_one_line(error)})"
     return None
 
 
-def _proto_without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+def skeleton_of_proto(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same graph, large initializers and Constant nodes of the main graph made inputs. Shares nothing."""
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = max(proto.ir_version, 4) if proto.ir_version else 0
-    skeleton.opset_import.extend(proto.opset_import)
-    skeleton.functions.extend(proto.functions)
-    graph, source = skeleton.graph, proto.graph
+    bare = onnx.ModelProto()
+    bare.ir_version = max(proto.ir_version, 4) if proto.ir_version else 0
+    bare.opset_import.extend(proto.opset_import)
+    bare.functions.extend(proto.functions)
+    graph, source = bare.graph, proto.graph
     graph.name = source.name or "graph"
     graph.input.extend(source.input)
     graph.output.extend(source.output)
@@ -245,7 +245,7 @@ def _proto_without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
             graph.node.append(node)
         else:
             graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], large.data_type, list(large.dims)))
-    return skeleton
+    return bare
 
 
 def _large_constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -260,10 +260,10 @@ def _elements(tensor: onnx.TensorProto) -> int:
     return math.prod(tensor.dims)
 
 
-def _without_weights(model: ir.Model) -> ir.Model:
+def skeleton(model: ir.Model) -> ir.Model:
     """The same model as a clone, large initializers of the main graph made inputs."""
-    skeleton = model.clone()
-    graph = skeleton.graph
+    bare = model.clone()
+    graph = bare.graph
     given = {id(value) for value in graph.inputs}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
@@ -274,8 +274,8 @@ def _without_weights(model: ir.Model) -> ir.Model:
         value.const_value = None
         if id(value) not in given:
             graph.inputs.append(value)
-    skeleton.ir_version = max(skeleton.ir_version or 4, 4)
-    return skeleton
+    bare.ir_version = max(bare.ir_version or 4, 4)
+    return bare
 
 
 def _check_weights(model: ir.Model, where: str) -> None:

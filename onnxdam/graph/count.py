@@ -1,0 +1,339 @@
+"""Parameters, multiply-accumulates and bytes, per node and in total.
+
+A multiply-accumulate (MAC) is one product that is added to a sum; operators that do not sum products count as none.
+Costs are taken from shapes, so dynamic dimensions need a size: 1 unless the caller says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+
+from onnxdam.graph import io
+
+Shape = tuple[int, ...]
+
+# What counts as a parameter: floats of all widths and what they are quantised to; int64 and bool are structure.
+WEIGHTS = {
+    t
+    for t in ir.DataType
+    if t.is_floating_point() or t in (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+}
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """The cost of one node.
+
+    Attributes:
+        name: of the node, or of its first output if it has none.
+        op_type: its operator.
+        parameters: weights that it reads and no earlier node did.
+        macs: multiply-accumulates; None where a shape is not known.
+        weight_bytes: size of those weights.
+        activation_bytes: size of its results; None where a shape is not known.
+    """
+
+    name: str
+    op_type: str
+    parameters: int
+    macs: int | None
+    weight_bytes: int
+    activation_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a model.
+
+    Attributes:
+        parameters: stored weights (floating point or quantised), Constant nodes and subgraphs included.
+        macs: sum over the nodes whose shapes are known.
+        weight_bytes: size of all stored tensors.
+        nodes: per node, in graph order, those of subgraphs behind their owner.
+        notes: sizes assumed, nodes that could not be counted.
+    """
+
+    parameters: int
+    macs: int
+    weight_bytes: int
+    nodes: tuple[NodeCost, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def count(model: io.AnyModel, *, sizes: Mapping[str, int] | None = None) -> Cost:
+    """Counts a model.
+
+    Args:
+        model: what `onnxdam.graph.io.load` takes; an `ir.Model` is taken as it is.
+        sizes: of dynamic dimensions by name; the others count as 1.
+
+    Raises:
+        InputError: as `load`.
+    """
+    loaded = model if isinstance(model, ir.Model) else io.load(model)
+    stored = list(_stored(loaded))
+    proto = io.to_proto(io.skeleton(loaded))
+    notes = _fix_sizes(proto.graph, sizes or {})
+    proto = _inferred(proto, notes)
+    nodes = tuple(_costs(proto.graph, {tensor.name: tensor for tensor in stored}, {}, set()))
+    unknown = [node for node in nodes if node.macs is None]
+    if unknown:
+        notes.append(f"{len(unknown)} nodes could not be counted (shapes unknown), the first is {unknown[0].name!r}")
+    every = list(io.tensors(loaded))
+    return Cost(
+        parameters=sum(tensor.parameters for tensor in stored),
+        macs=sum(node.macs or 0 for node in nodes),
+        weight_bytes=sum(tensor.nbytes for tensor in every if tensor.dtype != ir.DataType.STRING),
+        nodes=nodes,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor that lies in the file."""
+
+    name: str
+    shape: Shape
+    parameters: int
+    nbytes: int
+
+
+def _stored(model: ir.Model) -> Iterator[_Stored]:
+    """Initializers and Constant nodes (the fill value of a ConstantOfShape is no weight)."""
+    for graph in io.graphs(model):
+        for value in graph.initializers.values() if isinstance(graph, ir.Graph) else ():
+            if value.const_value is not None:
+                yield _of(str(value.name), value.const_value)
+        for node in graph:
+            if node.op_type == "Constant" and "value" in node.attributes and not node.attributes["value"].is_ref():
+                yield _of(str(node.outputs[0].name), node.attributes["value"].value)
+
+
+def _of(name: str, tensor: ir.TensorProtocol) -> _Stored:
+    shape = tuple(int(d) for d in tensor.shape.numpy())
+    nbytes = tensor.nbytes if tensor.dtype != ir.DataType.STRING else 0
+    return _Stored(name, shape, tensor.size if tensor.dtype in WEIGHTS else 0, nbytes)
+
+
+def _fix_sizes(graph: onnx.GraphProto, sizes: Mapping[str, int]) -> list[str]:
+    """Gives every dynamic dimension a size and forgets the shapes that were inferred before."""
+    assumed: dict[str, int] = {}
+    for value in graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
+                continue
+            name = dim.dim_param or f"{value.name}.{axis}"
+            assumed[name] = sizes.get(name, 1)
+            dim.dim_value = assumed[name]
+    if assumed:
+        del graph.value_info[:]
+        for value in graph.output:
+            value.type.tensor_type.ClearField("shape")
+    return [f"counted with {', '.join(f'{k} = {v}' for k, v in assumed.items())}"] if assumed else []
+
+
+def _inferred(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
+    try:
+        if proto.functions:
+            proto = onnx.inliner.inline_local_functions(proto)
+        for node in proto.graph.node:
+            _standardise(node)
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception as error:  # the C++ side throws what it likes; counting goes on with the shapes written down
+        notes.append(f"shapes could not be inferred ({' '.join(str(error).split())[:100]})")
+        return proto
+
+
+def _standardise(node: onnx.NodeProto) -> None:
+    """Turns what ONNX cannot infer into its standard form, as far as shapes go."""
+    if node.domain != "com.microsoft":
+        return
+    if node.op_type == "FusedConv":
+        node.op_type, node.domain = "Conv", ""
+        del node.input[3:]
+        kept = [a for a in node.attribute if not a.name.startswith("activation")]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    elif node.op_type in ("Gelu", "QuickGelu", "FastGelu", "BiasGelu"):
+        node.op_type, node.domain = "Identity", ""
+        del node.input[1:]
+        del node.attribute[:]
+
+
+def _costs(
+    graph: onnx.GraphProto, stored: Mapping[str, _Stored], outer: Mapping[str, Shape], seen: set[str]
+) -> Iterator[NodeCost]:
+    shapes = dict(outer) | {name: tensor.shape for name, tensor in stored.items()}
+    kinds: dict[str, int] = {}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            shapes.setdefault(value.name, tuple(d.dim_value for d in tensor.shape.dim))
+        kinds[value.name] = tensor.elem_type
+    for node in graph.node:
+        own = [n for n in dict.fromkeys((*node.input, *node.output)) if n in stored and n not in seen]
+        seen.update(own)
+        sizes = [_nbytes(shapes.get(o), kinds.get(o, 1)) for o in node.output if o]
+        yield NodeCost(
+            name=node.name or node.output[0],
+            op_type=node.op_type,
+            parameters=sum(stored[n].parameters for n in own),
+            macs=macs(node, shapes),
+            weight_bytes=sum(stored[n].nbytes for n in own),
+            activation_bytes=sum(s for s in sizes if s is not None) if None not in sizes else None,
+        )
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    yield from _costs(inner, stored, shapes, seen)
+
+
+def _nbytes(shape: Shape | None, kind: int) -> int | None:
+    if shape is None:
+        return None
+    try:
+        return math.ceil(math.prod(shape) * ir.DataType(kind).itemsize)
+    except (TypeError, ValueError):  # strings, sequences
+        return None
+
+
+# --------------------------------------------------------------------------------------------- MACs, per operator
+
+
+class _Unknown(Exception):
+    """A shape that is needed is not known."""
+
+
+class _Node:
+    """A node with the shapes of its operands at hand."""
+
+    def __init__(self, node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> None:
+        self.attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+        self._node, self._shapes = node, shapes
+
+    def input(self, index: int) -> Shape:
+        return self._shape(self._node.input, index)
+
+    def output(self, index: int = 0) -> Shape:
+        return self._shape(self._node.output, index)
+
+    def shapes_in(self) -> list[Shape]:
+        return [self.input(index) for index in range(len(self._node.input))]
+
+    def _shape(self, names: Sequence[str], index: int) -> Shape:
+        if index >= len(names) or names[index] not in self._shapes:
+            raise _Unknown
+        return self._shapes[names[index]]
+
+
+def macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int | None:
+    """Multiply-accumulates of one node; 0 for operators that sum no products, None if a shape is missing."""
+    rule = _RULES.get(node.op_type)
+    if rule is None:
+        return 0
+    try:
+        return rule(_Node(node, shapes))
+    except (_Unknown, IndexError):
+        return None
+
+
+def _conv(weight: int) -> Callable[[_Node], int]:
+    """Every output entry sums over (C_in / groups) x kernel."""
+    return lambda n: math.prod(n.output()) * math.prod(n.input(weight)[1:])
+
+
+def _conv_transpose(n: _Node) -> int:
+    """Every input entry is spread over (C_out / groups) x kernel."""
+    return math.prod(n.input(0)) * math.prod(n.input(1)[1:])
+
+
+def _matmul(n: _Node) -> int:
+    transposed = n.attributes.get("transA", 0)
+    return math.prod(n.output()) * n.input(0)[-2 if transposed else -1]
+
+
+def _nbits(n: _Node) -> int:
+    return math.prod(n.output()) * int(n.attributes["K"])
+
+
+def _einsum(n: _Node) -> int:
+    """One product for every combination of the labels; "..." stands for the leading axes."""
+    equation = n.attributes["equation"].decode().replace(" ", "")
+    extents: dict[str, int] = {}
+    for term, shape in zip(equation.split("->")[0].split(","), n.shapes_in(), strict=True):
+        before, dots, after = term.partition("...")
+        middle = [f".{i}" for i in range(len(shape) - len(before) - len(after))] if dots else []
+        for label, extent in zip([*before, *reversed(middle), *after], shape, strict=True):
+            extents[label] = max(extent, extents.get(label, 1))
+    return math.prod(extents.values())
+
+
+def _recurrent(gates: int) -> Callable[[_Node], int]:
+    """Per step, direction and batch entry: gates x hidden x (input + hidden)."""
+
+    def rule(n: _Node) -> int:
+        steps_and_batch, (directions, hidden) = n.input(0)[:2], (n.input(2)[0], n.input(2)[2])
+        return math.prod(steps_and_batch) * directions * gates * hidden * (n.input(1)[2] + hidden)
+
+    return rule
+
+
+def _attention(n: _Node) -> int:
+    """q k^T and p v: 4-D [batch, heads, length, dim], or 3-D [batch, length, heads * dim]; past keys not counted."""
+    q, k, v = n.input(0), n.input(1), n.input(2)
+    if len(q) == 4:
+        return q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
+    groups = int(n.attributes.get("q_num_heads", 1)) / int(n.attributes.get("kv_num_heads", 1))
+    groups = groups if "kv_num_heads" in n.attributes else q[2] / k[2]
+    return int(q[0] * q[1] * k[1] * (q[2] + v[2] * groups))
+
+
+def _packed_attention(n: _Node) -> int:
+    """com.microsoft Attention: the projection of the input to q, k and v is inside."""
+    (batch, length, width), (_, three) = n.input(0), n.input(1)
+    return batch * length * width * three + 2 * batch * length * length * (three // 3)
+
+
+def _attention_any(n: _Node) -> int:
+    return _packed_attention(n) if "num_heads" in n.attributes else _attention(n)
+
+
+_RULES: dict[str, Callable[[_Node], int]] = {
+    "Conv": _conv(1),
+    "FusedConv": _conv(1),
+    "NhwcConv": _conv(1),
+    "ConvInteger": _conv(1),
+    "QLinearConv": _conv(3),
+    "DeformConv": _conv(1),
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _matmul,
+    "FusedGemm": _matmul,
+    "QGemm": _matmul,
+    "MatMul": _matmul,
+    "FusedMatMul": _matmul,
+    "MatMulInteger": _matmul,
+    "MatMulIntegerToFloat": _matmul,
+    "DynamicQuantizeMatMul": _matmul,
+    "QLinearMatMul": _matmul,
+    "MatMulNBits": _nbits,
+    "Einsum": _einsum,
+    "LSTM": _recurrent(4),
+    "DynamicQuantizeLSTM": _recurrent(4),
+    "GRU": _recurrent(3),
+    "RNN": _recurrent(1),
+    "Attention": _attention_any,
+    "MultiHeadAttention": _attention,
+    "GroupQueryAttention": _attention,
+}
