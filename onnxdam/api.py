@@ -1,24 +1,183 @@
-"""The verbs: plan, apply, slim."""
+"""The verbs: plan, apply, slim, inspect, explain.
+
+A model is a path, an `onnx.ModelProto` or an `onnx_ir.Model`; it is never modified. What comes back is of the same
+kind (a path comes back as an `onnx_ir.Model`).
+"""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, Union
 
 import onnx
 import onnx_ir as ir
 
+from onnxdam.analysis.explain import Reasons, Step
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
+from onnxdam.analysis.tensor import Axis, Tensor
+from onnxdam.analysis.width import fast_multiple
+from onnxdam.errors import InputError
+from onnxdam.graph import functions, io
 from onnxdam.plan import Plan
+from onnxdam.rewrite.record import record
 from onnxdam.rewrite.slim import Slim
 
+Model = Union[str, Path, onnx.ModelProto, ir.Model]
+M = TypeVar("M", bound=Model)
 
-def slim(model: str | Path | onnx.ModelProto | ir.Model, *, threshold: float = 0.0, align: Any = "auto", protect: Sequence[str] = ()) -> tuple[Any, Plan]:
-    source = ir.load(model) if isinstance(model, (str, Path)) else ir.from_proto(model) if isinstance(model, onnx.ModelProto) else model.clone()
-    network = Network(source, threshold)
-    need = Need(network, align=1)
-    out = Slim(network, need).run()
-    plan = Plan("")
-    return (ir.to_proto(out) if isinstance(model, onnx.ModelProto) else out), plan
+
+@dataclass(frozen=True)
+class Options:
+    """What `plan` and `slim` can be asked for; the keyword arguments of both.
+
+    Attributes:
+        threshold: weights of at most this magnitude count as zero. Above 0 the result is not exact.
+        align: "auto" (by provider), "none" or a number: widths of convolutions are rounded up to a multiple of it.
+        protect: names of values that keep all their slots; `*` and `?` match.
+        provider: "cpu", "cuda" or "tensorrt": what the model will run on.
+        simplify: remove what does nothing any more; False: leave all that is not pruned as it was.
+        strict: refuse a model that onnx.checker refuses; False: warn.
+    """
+
+    threshold: float = 0.0
+    align: str | int = "auto"
+    protect: Sequence[str] = ()
+    provider: str = "cpu"
+    simplify: bool = True
+    strict: bool = True
+
+
+def plan(model: Model, **options: object) -> Plan:
+    """Decides which slots stay; changes nothing.
+
+    Args:
+        model: a path or a model.
+        **options: see `Options`.
+
+    Raises:
+        InputError: the model cannot be read, or an option does not fit it.
+    """
+    chosen = _options(options)
+    source = io.load(model, strict=chosen.strict)
+    return _decide(source, chosen)[1]
+
+
+def apply(model: M, plan: Plan) -> M:
+    """Executes a plan.
+
+    Raises:
+        InputError: the plan was made for another model.
+    """
+    source = io.load(model)
+    if io.fingerprint(source) != plan.fingerprint:
+        raise InputError("plan: it was made for another model; make it again with `onnxdam prune --dry-run --plan`")
+    network = Network(functions.inline(source.clone()), float(plan.options.get("threshold", 0.0)))
+    need = Need(network, preset=plan.kept)
+    if record(need, plan.fingerprint, plan.options).kept != plan.kept:
+        raise InputError("plan: it removes slots that are needed; slots can be added to a plan by hand, not taken away")
+    return _like(model, _rewrite(source, need))
+
+
+def slim(model: M, **options: object) -> tuple[M, Plan]:
+    """Plans and applies in one go.
+
+    Returns:
+        The slim model, of the kind that went in, and the plan.
+    """
+    chosen = _options(options)
+    source = io.load(model, strict=chosen.strict)
+    need, made = _decide(source, chosen)
+    return _like(model, _rewrite(source, need)), made
+
+
+def explain(model: Model, where: str, **options: object) -> list[Step]:
+    """The chain of reasons that keeps a slot, from the slot to an output or an operator that pins it.
+
+    Args:
+        model: a path or a model.
+        where: "VALUE", "VALUE:axis" or "VALUE:axis:index"; without an index, the first kept slot that is masked, else
+            the first that is kept.
+
+    Raises:
+        InputError: there is no such value, axis or index.
+    """
+    chosen = _options(options)
+    need, _ = _decide(io.load(model, strict=chosen.strict), chosen)
+    tensor, axis, index = _locate(need.network, where)
+    return list(Reasons(need).chain(axis, _pick(need, tensor, axis) if index is None else index))
+
+
+def _options(options: dict[str, object]) -> Options:
+    try:
+        return Options(**options)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError(f"unknown option: {error}") from None
+
+
+def _decide(source: ir.Model, options: Options) -> tuple[Need, Plan]:
+    multiple = fast_multiple(options.align, options.provider)
+    if options.threshold < 0:
+        raise InputError(f"threshold: {options.threshold} is negative")
+    network = Network(functions.inline(source.clone()), options.threshold)
+    need = Need(network, align=multiple, protect=_protected(network, options.protect))
+    asked = {"threshold": options.threshold, "align": multiple, "protect": list(options.protect)}
+    return need, record(need, io.fingerprint(source), asked)
+
+
+def _rewrite(source: ir.Model, need: Need) -> ir.Model:
+    """The slim model; a model from which nothing leaves comes back as it was."""
+    slimmer = Slim(need.network, need)
+    return slimmer.run() if slimmer.has_work() else source
+
+
+def _like(model: M, result: ir.Model) -> M:
+    return io.to_proto(result) if isinstance(model, onnx.ModelProto) else result  # type: ignore[return-value]
+
+
+def _protected(network: Network, patterns: Sequence[str]) -> frozenset[str]:
+    names = [t.name for t in network.tensors.values()]
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = fnmatch.filter(names, pattern)
+        if not matches:
+            raise InputError(f"protect: no value of the model matches {pattern!r}")
+        found.update(matches)
+    return frozenset(found)
+
+
+def _locate(network: Network, where: str) -> tuple[Tensor, Axis, int | None]:
+    by_name = {t.name: t for t in network.tensors.values()}
+    parts = where.split(":")
+    for cut in range(len(parts), max(len(parts) - 3, 0), -1):  # names may hold colons themselves
+        name, rest = ":".join(parts[:cut]), parts[cut:]
+        if name in by_name:
+            return _slot(by_name[name], rest, where)
+    raise InputError(f"{where}: no value of that name in the model")
+
+
+def _slot(tensor: Tensor, rest: list[str], where: str) -> tuple[Tensor, Axis, int | None]:
+    if not all(r.lstrip("-").isdigit() for r in rest):
+        raise InputError(f"{where}: axis and index must be whole numbers")
+    if tensor.opaque or not tensor.rank:
+        raise InputError(f"{where}: nothing is known of the axes of this value")
+    default = 1 if tensor.rank > 1 and not tensor.is_leaf else 0
+    number = int(rest[0]) if rest else default
+    if not -tensor.rank <= number < tensor.rank:
+        raise InputError(f"{where}: the value has {tensor.rank} axes")
+    axis = tensor.axes[number]
+    index = int(rest[1]) if len(rest) > 1 else None
+    if index is not None and not 0 <= index < axis.n:
+        raise InputError(f"{where}: the axis has {axis.n} slots")
+    return tensor, axis, index
+
+
+def _pick(need: Need, tensor: Tensor, axis: Axis) -> int:
+    kept = need.kept(axis)
+    const = tensor.const(axis.index) if tensor.any_const else None
+    masked = kept & const.mask if const is not None else kept
+    pool = masked if masked.any() else kept
+    return int(pool.argmax())

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxdam.analysis.forward import Network
-from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor
 from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
 
@@ -275,18 +275,22 @@ class Need:
     def _carriers(self) -> None:
         for op in self.running:
             for r in self.relations.get(op, ()):
-                if isinstance(r, Contract) and r.absorb == "carrier" and r.weight.is_known:
-                    self._carrier(op, r.x, self._contract_reads(r), 0, r.x.n)
-                elif isinstance(r, Blocks) and r.absorb == "carrier":
+                if isinstance(r, Contract) and r.absorb and r.weight.is_known:
+                    assert r.x.tensor is not None
+                    if r.absorb == "carrier" and r.x.tensor.any_const:
+                        self._carrier(op, r.x, r.x.tensor.const(r.x.index), self._contract_reads(r), 0, r.x.n)
+                    if _carries(r):
+                        self._carrier(op, r.x, r.x.tensor.pattern(r.x.index), self._contract_reads(r), 0, r.x.n)
+                elif isinstance(r, Blocks) and r.absorb == "carrier" and r.x.tensor is not None and r.x.tensor.any_const:
                     per = r.x.n // r.blocks
                     reads = self._block_reads(r)
                     for b in range(r.blocks):
-                        self._carrier(op, r.x, reads, b * per, (b + 1) * per)
+                        self._carrier(op, r.x, r.x.tensor.const(r.x.index), reads, b * per, (b + 1) * per)
 
-    def _carrier(self, op: Op, x: Axis, reads: Callable[[Mask], Mask], low: int, high: int) -> None:
+    def _carrier(
+        self, op: Op, x: Axis, const: Const | None, reads: Callable[[Mask], Mask], low: int, high: int
+    ) -> None:
         """One constant that is not zero stays to stand for those that leave."""
-        assert x.tensor is not None
-        const = x.tensor.const(x.index) if x.tensor.any_const else None
         if const is None:
             return
         inside = np.zeros(x.n, bool)
@@ -397,6 +401,9 @@ class Need:
         r = c.relation
         assert isinstance(r, Contract)
         wanted = ~self.kept(r.x) & ~_absorbable(r.x, r.absorb, r.zero)
+        shared = r.x.tensor.pattern(r.x.index) if r.x.tensor is not None and _carries(r) else None
+        if shared is not None:
+            wanted &= ~shared.mask
         if not wanted.any():
             return
         if not r.weight.is_known:
@@ -476,6 +483,11 @@ def _watched(r: Relation) -> Iterator[Axis]:
         yield from (a for i, a in enumerate(r.weight.axes) if i != r.axis and a.n > 1)
     elif isinstance(r, Blocks):
         yield r.out
+
+
+def _carries(r: Contract) -> bool:
+    """Whether the weight can be rewritten so that one slot carries others."""
+    return r.absorb is not None and r.weight.is_leaf
 
 
 def _absorbable(x: Axis, absorb: str | None, zero: float) -> Mask:

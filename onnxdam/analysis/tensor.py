@@ -117,7 +117,7 @@ class Tensor:
 
     __slots__ = (
         "name", "value", "shape", "dtype", "axes", "opaque", "entries", "lower", "is_leaf", "pinned", "maker", "readers",
-        "_load", "_known", "_const",
+        "_load", "_known", "_const", "_pattern",
     )  # fmt: skip
 
     def __init__(self, name: str, value: ir.Value | None, shape: Sequence[Size] | None, dtype: np.dtype | None) -> None:
@@ -136,6 +136,7 @@ class Tensor:
         self._load: Callable[[], Array] | None = None
         self._known: Array | None = None
         self._const: dict[int, Const | None] = {}
+        self._pattern: dict[int, Const] = {}
         if shape is not None:
             self.reshape(shape)
 
@@ -224,6 +225,18 @@ class Tensor:
         wide = np.asarray(value).reshape(1)
         for axis in self.axes:
             self._const[axis.index] = Const(np.ones(axis.n, bool), np.repeat(wide, axis.n))
+
+    def set_pattern(self, axis: int, mask: Mask, value: Array) -> None:
+        """Slots that are multiples (`value`) of one slice that they share, though it varies over positions.
+
+        An average over zero padding makes them of constants: c[i] * coverage. One of them can carry the others.
+        """
+        if mask.any():
+            self._pattern[axis] = Const(mask, np.where(mask, value, 0))
+
+    def pattern(self, axis: int) -> Const | None:
+        """The slots that share a pattern, and their multiples."""
+        return self._pattern.get(axis)
 
     @property
     def any_const(self) -> bool:

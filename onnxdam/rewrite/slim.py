@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
-from onnxdam.analysis.tensor import Array, Size, Sym, Tensor, product
+from onnxdam.analysis.tensor import Array, Const, Size, Sym, Tensor, product
 from onnxdam.plan import Absorbed
 from onnxdam.rules.base import Op
 
@@ -39,8 +39,20 @@ class Slim:
         self._full: dict[tuple[Op, int], tuple[Array, list[tuple[Tensor, int] | None]]] = {}
         self._filled: set[Op] = set()
         self._sliced: dict[Tensor, ir.Value] = {}
+        self._stale: dict[Tensor, bool] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
         self._slots: dict[object, Array] = {}
+
+    def has_work(self) -> bool:
+        """Whether anything leaves."""
+        if any(self.narrowed(t) for t in self.network.tensors.values()):
+            return True
+        return any(
+            t is not None and not t.is_leaf and t not in self.need.alive
+            for op in self.network.active()
+            if op in self.need.running and op.rule.operands == "varying"
+            for t in op.ins
+        )
 
     def run(self) -> ir.Model:
         """Rewrites the model and returns it."""
@@ -105,10 +117,23 @@ class Slim:
         values = np.where(const.mask & ~self.need.kept(t.axes[axis]), const.value, 0).astype(np.float64)
         return values if values.any() else None
 
+    def shared(self, t: Tensor, axis: int) -> tuple[Array, int, float] | None:
+        """Slots that leave and share a pattern with one that stays: their multiples, that slot, its multiple."""
+        const = t.pattern(axis)
+        if const is None or not self.narrowed(t, axis):
+            return None
+        values = np.where(const.mask & ~self.need.kept(t.axes[axis]), const.value, 0).astype(np.float64)
+        if not values.any() or not (const.mask & self.need.kept(t.axes[axis])).any():
+            return None
+        return values, *self._strongest(t, axis, const, 0, None)
+
     def carrier(self, t: Tensor, axis: int, low: int = 0, high: int | None = None) -> tuple[int, float]:
         """The kept constant slot that stands for those that leave: its index in [low, high), and its constant."""
         const = t.const(axis)
         assert const is not None
+        return self._strongest(t, axis, const, low, high)
+
+    def _strongest(self, t: Tensor, axis: int, const: Const, low: int, high: int | None) -> tuple[int, float]:
         strength = np.where(const.mask & self.need.kept(t.axes[axis]), np.abs(const.value.astype(np.float64)), 0)
         high = len(strength) if high is None else high
         index = low + int(strength[low:high].argmax())
@@ -134,11 +159,6 @@ class Slim:
         if old is not None and old.shape != content.shape:
             axes = [like if content.ndim == 1 or i == content.ndim - 1 else None for i in range(content.ndim)]
         self._full[op, index] = (content, axes)
-        if any(op is done for done, _ in self._full) and self._is_done(op):
-            self._slice_weights(op)
-
-    def _is_done(self, op: Op) -> bool:
-        return False
 
     def set_sliced(self, op: Op, index: int, content: Array) -> None:
         """Replaces an input by `content`, which has its final width."""
@@ -146,8 +166,10 @@ class Slim:
 
     def _slice_weights(self, op: Op) -> None:
         for index, tensor in enumerate(op.ins):
-            if (op, index) not in self._full and tensor is not None and tensor.is_leaf and self.narrowed(tensor):
-                op.node.replace_input_with(self._position(op, index), self._narrow(tensor))
+            if (op, index) in self._full or tensor is None or not tensor.is_leaf:
+                continue
+            if self.narrowed(tensor) or self._is_stale(tensor):
+                op.node.replace_input_with(index, self._narrow(tensor))
         for (owner, index), (content, axes) in list(self._full.items()):
             if owner is op:
                 for axis, like in enumerate(axes):
@@ -157,8 +179,14 @@ class Slim:
                 name = f"{old.value.name if old is not None and old.value is not None else op.y.name}_slim"
                 self._put(op, index, self.initializer(name, content))
 
-    def _position(self, op: Op, index: int) -> int:
-        return index
+    def _is_stale(self, t: Tensor) -> bool:
+        """Whether what the graph computes for a known tensor would change, as a size that it is made of is narrowed."""
+        if t not in self._stale:
+            op = t.maker
+            self._stale[t] = op is not None and (
+                self.narrowed(op.x) if op.rule.shape_only else any(i is not None and self._is_stale(i) for i in op.ins)
+            )
+        return self._stale[t]
 
     def _put(self, op: Op, index: int, value: ir.Value) -> None:
         if index >= len(op.node.inputs):

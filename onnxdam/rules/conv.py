@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxdam.analysis.tensor import Array, Mask, Tensor
 from onnxdam.rules import contract
-from onnxdam.rules.base import Blocks, Contract, Op, Pinned, Relation, Rule, Same, adopt_shape, pin_all, same
+from onnxdam.rules.base import Blocked, Blocks, Contract, Op, Pinned, Relation, Rule, Same, adopt_shape, pin_all, same
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -48,6 +48,7 @@ class Conv(Rule):
         bias = op.tensor(2)
         if bias is not None:
             yield from same(bias.axes[0], y.axes[1])
+        yield from (Blocked(axis) for axis in (x.axes[1], y.axes[1]) if axis.n > 1)
         yield from self._channels(op, x, y, w, group)
 
     def _channels(self, op: Op, x: Tensor, y: Tensor, w: Tensor, group: int) -> Iterator[Relation]:
@@ -123,11 +124,15 @@ class Conv(Rule):
         if group > 1:
             self._rewrite_groups(op, slim, group)
             return
-        removed = slim.absorbed(x, 1)
-        if removed is None or not w.is_known:
+        removed, shared = slim.absorbed(x, 1), slim.shared(x, 1)
+        if not w.is_known or (removed is None and shared is None):
             return
         weight = w.content.swapaxes(0, 1) if self.transposed else w.content
-        self._absorb(op, slim, weight, removed)
+        if shared is not None:
+            weight = contract.carry(weight, *shared)
+            slim.set_known(op, 1, weight.swapaxes(0, 1) if self.transposed else weight)
+        if removed is not None:
+            self._absorb(op, slim, weight, removed)
 
     def _absorb(self, op: Op, slim: Slim, weight: Array, removed: Array) -> None:
         if self.padded(op) or self.transposed:

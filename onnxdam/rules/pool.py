@@ -44,6 +44,8 @@ class Pool(Rule):
             if const is not None and y.axes[i].n == len(const.mask):
                 mask = const.mask & (const.value == 0) if counted or self.power else const.mask
                 y.set_const(i, mask, np.where(mask, const.value, 0))
+                if counted and i == 1 and not self.power:
+                    y.set_pattern(i, const.mask & ~mask, const.value)
 
 
 TABLE: dict[tuple[str, str], Rule] = {

@@ -1,0 +1,80 @@
+"""The decision written down: a finished `Need` as a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxdam.analysis.explain import Reasons
+from onnxdam.analysis.need import Need
+from onnxdam.analysis.tensor import Axis, Tensor
+from onnxdam.plan import Absorbed, Plan
+from onnxdam.rules.base import Blocks, Contract, Op
+
+
+def record(need: Need, fingerprint: str, options: Mapping[str, Any]) -> Plan:
+    """The plan of a decision: narrowed axes of every tensor, constants, reasons."""
+    kept = {t.name: axes for t in need.network.tensors.values() if t.name and (axes := _narrowed(need, t))}
+    notes = []
+    if options.get("threshold"):
+        notes.append(f"lossy: weights of magnitude up to {options['threshold']} count as zero")
+    return Plan(
+        fingerprint=fingerprint,
+        options=dict(options),
+        kept=kept,
+        constant=tuple(dict.fromkeys(t.name for t in _constants(need))),
+        absorbed=tuple(a for op in need.network.active() if op in need.running for a in _absorbed(need, op)),
+        aligned=_aligned(need),
+        refusals=tuple(Reasons(need).refusals()),
+        notes=tuple(notes),
+    )
+
+
+def _narrowed(need: Need, t: Tensor) -> dict[int, tuple[int, ...]]:
+    axes = {}
+    for i, axis in enumerate(t.axes):
+        if axis.n > 1:
+            mask = need.kept(axis)
+            if not mask.all():
+                axes[i] = tuple(np.flatnonzero(mask).tolist())
+    return axes
+
+
+def _constants(need: Need) -> list[Tensor]:
+    """Operands whose readers run while they do not: they are replaced by their constants."""
+    return [
+        t
+        for op in need.network.active()
+        if op in need.running and op.rule.operands == "varying"
+        for t in op.ins
+        if t is not None and not t.is_leaf and t not in need.alive
+    ]
+
+
+def _absorbed(need: Need, op: Op) -> list[Absorbed]:
+    found = []
+    for r in need.relations[op]:
+        if not isinstance(r, (Contract, Blocks)) or r.absorb is None or r.x.tensor is None:
+            continue
+        t = r.x.tensor
+        const = t.const(r.x.index) if t.any_const else None
+        if const is None:
+            continue
+        gone = np.flatnonzero(const.mask & ~need.kept(r.x) & (const.value != 0))
+        if len(gone):
+            constants = {int(i): float(const.value[i]) for i in gone}
+            found.append(Absorbed(op.name, t.name, r.x.index, constants, r.absorb))
+    return found
+
+
+def _aligned(need: Need) -> dict[str, dict[int, tuple[int, ...]]]:
+    result: dict[str, dict[int, tuple[int, ...]]] = {}
+    for axis, mask in need.aligned:
+        result.setdefault(_name(axis), {})[axis.index] = tuple(np.flatnonzero(mask).tolist())
+    return result
+
+
+def _name(axis: Axis) -> str:
+    return axis.tensor.name if axis.tensor is not None else ""
