@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Const, Size, Sym, Tensor, product
-from onnxdam.plan import Absorbed
+from onnxdam.rewrite.gates import Gates, find_gates
 from onnxdam.rules.base import Op
 
 #: weights from this size on are sliced while they are written, not before
@@ -34,14 +34,13 @@ class Slim:
         self.network = network
         self.need = need
         self.model = network.model
-        self.absorbed_log: list[Absorbed] = []
-        self.filled: list[str] = []
         self._full: dict[tuple[Op, int], tuple[Array, list[tuple[Tensor, int] | None]]] = {}
         self._filled: set[Op] = set()
         self._sliced: dict[Tensor, ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
         self._slots: dict[object, Array] = {}
+        self._wanted: list[tuple[ir.Value, str]] = []  # new initializers, and the names they should have
 
     def has_work(self) -> bool:
         """Whether anything leaves."""
@@ -56,15 +55,40 @@ class Slim:
 
     def run(self) -> ir.Model:
         """Rewrites the model and returns it."""
+        gates = find_gates(self.need)
         for op in self.network.active():
-            if op in self.need.running:
+            if op in gates.gone:
+                self.skip(op, gates.gone[op])
+            elif op in self.need.running:
                 op.rule.rewrite(op, self)
+                self._scale(op, gates)
                 self._slice_weights(op)
         for op in self.network.ops:
             for tensor in op.outs:
                 self._write_shape(tensor)
         remove_dead(self.model)
+        self._restore_names()
         return self.model
+
+    def _restore_names(self) -> None:
+        """Rewritten weights take the names of the originals that are gone."""
+        initializers = self.model.graph.initializers
+        taken = {v.name for node in self.model.graph.all_nodes() for v in node.outputs} | set(initializers)
+        taken |= {v.name for v in self.model.graph.inputs}
+        for value, name in self._wanted:
+            if name not in taken and value.name in initializers:
+                taken.add(name)
+                value.name = name
+
+    def _scale(self, op: Op, gates: Gates) -> None:
+        """Multiplies inputs by the scales of gates that were folded into them."""
+        for index, t in enumerate(op.ins):
+            for axis, factors in gates.scales.get((op, index), ()):
+                assert t is not None
+                content = self.final_known(op, index)
+                kept = factors[self.slots(t, axis)]
+                shape = [-1 if i == axis else 1 for i in range(content.ndim)]
+                self.set_sliced(op, index, (content.astype(np.float64) * kept.reshape(shape)).astype(content.dtype))
 
     # -- what stays --------------------------------------------------------------------------------------------------
     def slots(self, t: Tensor, axis: int) -> Array:
@@ -148,6 +172,16 @@ class Slim:
         assert content is not None
         return content
 
+    def final_known(self, op: Op, index: int) -> Array:
+        """Content of a known input as rewritten so far, at its final width."""
+        t = op.tensor(index)
+        assert t is not None
+        content, axes = self._full.get((op, index)) or (t.content, [(t, i) for i in range(t.rank)])
+        for axis, like in enumerate(axes):
+            if like is not None and self.narrowed(*like):
+                content = content.take(self.slots(*like), axis)
+        return content
+
     def set_known(self, op: Op, index: int, content: Array, like: tuple[Tensor, int] | None = None) -> None:
         """Replaces a known input by `content` at full width; it is narrowed like the input it replaces.
 
@@ -176,7 +210,7 @@ class Slim:
                     if like is not None and self.narrowed(*like):
                         content = content.take(self.slots(*like), axis)
                 old = op.tensor(index)
-                name = f"{old.value.name if old is not None and old.value is not None else op.y.name}_slim"
+                name = (old.value.name if old is not None and old.value is not None else None) or f"{op.y.name}.{index}"
                 self._put(op, index, self.initializer(name, content))
 
     def _is_stale(self, t: Tensor) -> bool:
@@ -216,19 +250,22 @@ class Slim:
                 tensor: ir.TensorProtocol = ir.LazyTensor(
                     lambda: ir.tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(shape), name=fresh
                 )
-                self._sliced[t] = self._register(fresh, tensor)
+                self._sliced[t] = self._register(name, tensor)
             else:
-                self._sliced[t] = self.initializer(f"{name}_slim", cut(), dtype)
+                self._sliced[t] = self.initializer(name, cut(), dtype)
         return self._sliced[t]
 
-    def initializer(self, name: str, content: Array, dtype: ir.DataType | None = None) -> ir.Value:
-        """A new initializer of the main graph."""
-        name = self.fresh(name)
-        return self._register(name, ir.tensor(np.ascontiguousarray(content), dtype=dtype, name=name))
+    def initializer(self, wanted: str, content: Array, dtype: ir.DataType | None = None) -> ir.Value:
+        """A new initializer of the main graph; it takes the name `wanted` if that is free in the end."""
+        name = self.fresh(f"{wanted}_slim")
+        return self._register(wanted, ir.tensor(np.ascontiguousarray(content), dtype=dtype, name=name))
 
-    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    def _register(self, wanted: str, tensor: ir.TensorProtocol) -> ir.Value:
+        value = ir.Value(
+            name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.model.graph.register_initializer(value)
+        self._wanted.append((value, wanted))
         return value
 
     def fresh(self, name: str) -> str:
@@ -320,6 +357,22 @@ class Slim:
         value.name, value.type = self.fresh(name), like.type
         return value
 
+    def follow(self, op: Op, kind: str, constant: Array) -> None:
+        """A new node behind `op` that combines its first output with a constant; all readers read that instead."""
+        y = op.node.outputs[0]
+        node = ir.Node(
+            "", kind, [y, self.initializer(f"{y.name}_{kind}", constant)], num_outputs=1,
+            name=self.fresh(f"{op.node.name or op.kind}_{kind}"),
+        )  # fmt: skip
+        assert op.node.graph is not None
+        op.node.graph.insert_after(op.node, node)
+        out = node.outputs[0]
+        out.name, out.shape, out.type = self.fresh(f"{y.name}_{kind}"), y.shape, y.type
+        if y.is_graph_output():
+            y.name, out.name = out.name, y.name
+        y.replace_all_uses_with(out, replace_graph_outputs=True)
+        node.replace_input_with(0, y)
+
     # -- constant operands ---------------------------------------------------------------------------------------------
     def fill_operands(self, op: Op) -> None:
         """Operands that do not run are replaced by the constants they hold."""
@@ -334,7 +387,6 @@ class Slim:
             if t.axes[along].n > 1:
                 values = const.value[self.slots(t, along)]
                 shape[along] = len(values)
-            self.filled.append(t.name)
             self._filled.add(op)
             self.set_sliced(op, index, values.astype(t.dtype).reshape(shape))
 
@@ -352,15 +404,9 @@ class Slim:
                 return
 
     def _is_filled_with(self, op: Op, index: int, t: Tensor, number: float) -> bool:
-        if (op, index) in self._full:
-            content, axes = self._full[op, index]
-        elif t.is_leaf:
-            content, axes = t.content, [(t, i) for i in range(t.rank)]
-        else:
+        if (op, index) not in self._full and not t.is_leaf:
             return False
-        for axis, like in enumerate(axes):
-            if like is not None and self.narrowed(*like):
-                content = content.take(self.slots(*like), axis)
+        content = self.final_known(op, index)
         return bool(content.size and (content == number).all())
 
     # -- written-down sizes ----------------------------------------------------------------------------------------------

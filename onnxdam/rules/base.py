@@ -225,6 +225,8 @@ class Rule:
     folds: bool = True
     #: the node reads its inputs' sizes only, not their content
     shape_only: bool = False
+    #: a product: a known vector with zeros as one operand is a gate
+    gates: bool = False
     #: what the report says when the rule pins an axis
     note: str = "no rule for this operator"
 
@@ -245,6 +247,18 @@ class Rule:
 
     def constants(self, op: Op) -> None:
         """Records the constant slots of the outputs (`Tensor.set_const`)."""
+
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        """Which inputs to scale, along which of their axes, so that the output is scaled along `axis`; None: impossible.
+
+        Args:
+            positive: no factor is negative.
+        """
+        return None
+
+    def weight_of(self, op: Op, index: int, axis: int) -> tuple[int, int] | None:
+        """The input (and its axis) whose scaling does the same as scaling input `index` along `axis`."""
+        return None
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         """Rewrites the sizes that the node writes down, absorbs constants. Known inputs are sliced already."""

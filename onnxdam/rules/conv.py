@@ -117,6 +117,14 @@ class Conv(Rule):
         level = (taps.astype(np.float64).sum(2) * values.reshape(group, per_x)[block]).sum(1)
         return contract.Const(mask, np.where(mask, level + np.asarray(bias, np.float64), 0))
 
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        if axis != 1 or (self.transposed and self.group(op) > 1):
+            return None
+        return {1: 1 if self.transposed else 0, 2: 0}
+
+    def weight_of(self, op: Op, index: int, axis: int) -> tuple[int, int] | None:
+        return (1, 0 if self.transposed else 1) if index == 0 and axis == 1 and self.group(op) == 1 else None
+
     def rewrite(self, op: Op, slim: Slim) -> None:
         x, group = op.x, self.group(op)
         w = op.tensor(1)

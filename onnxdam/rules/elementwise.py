@@ -183,6 +183,10 @@ class Elementwise(Rule):
         if np.isfinite(np.asarray(result, float)).all():
             y.set_uniform(result[0])
 
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        real = op.x.dtype is not None and op.x.dtype == op.y.dtype  # a Cast rounds
+        return {0: axis} if self.homogeneous and positive and real and len(op.ins) == 1 else None
+
     def rewrite(self, op: Op, slim: Slim) -> None:
         slim.fill_operands(op)
         if self.neutral is not None and slim.touched(op):
@@ -230,12 +234,24 @@ class ScalarBound(Parametric):
 class Addition(Elementwise):
     """Add and Sum: lower bounds add up."""
 
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        axes = {i: axis - op.y.rank + t.rank for i, t in enumerate(op.ins) if t is not None}
+        return axes if all(a >= 0 for a in axes.values()) else None
+
     def _bound(self, op: Op, y: Tensor) -> None:
         y.lower = sum(lower_bound(t) for t in self.sources(op))
 
 
 class Multiplication(Elementwise):
     """Mul: a square is never negative, nor is the product of two that are not."""
+
+    gates = True
+
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        for i, t in enumerate(op.ins):
+            if t is not None and t.shape == op.y.shape and not t.is_leaf:
+                return {i: axis}
+        return None
 
     def _bound(self, op: Op, y: Tensor) -> None:
         a, b = (*op.ins, None)[:2]

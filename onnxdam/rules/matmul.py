@@ -147,6 +147,18 @@ class MatMul(Rule):
             return y.rank - 1
         return i + max(a.rank, b.rank) - t.rank
 
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        a, b = self.pair(op)
+        if axis == op.y.rank - 1 and b.is_leaf and b.rank > 1:
+            return {self.factors[1]: b.rank - 1}
+        return {self.factors[0]: a.rank - 2} if axis == op.y.rank - 2 and a.is_leaf and a.rank > 1 else None
+
+    def weight_of(self, op: Op, index: int, axis: int) -> tuple[int, int] | None:
+        a, b = self.pair(op)
+        if index == self.factors[0] and axis == a.rank - 1:
+            return self.factors[1], max(b.rank - 2, 0)
+        return (self.factors[0], a.rank - 1) if index == self.factors[1] and axis == max(b.rank - 2, 0) else None
+
     def rewrite(self, op: Op, slim: Slim) -> None:
         a, b = self.pair(op)
         if b.is_leaf and b.rank == 2:
@@ -229,6 +241,16 @@ class Gemm(Rule):
         if not c.is_known or (c.rank == 2 and c.shape[0] != 1):
             return None
         return c.content.reshape(-1).astype(np.float64) * float(op.attr("beta", 1.0))
+
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        c = op.tensor(2)
+        if axis != 1 or (c is not None and not c.rank):
+            return None
+        return {1: 1 - self._contracted(op)[1]} | ({2: c.rank - 1} if c is not None else {})
+
+    def weight_of(self, op: Op, index: int, axis: int) -> tuple[int, int] | None:
+        ka, kb = self._contracted(op)
+        return (1, kb) if index == 0 and axis == ka else (0, ka) if index == 1 and axis == kb else None
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         b = op.tensor(1)

@@ -27,6 +27,9 @@ class BatchNormalization(Rule):
             if parameter is not None and op.x.rank > 1:
                 yield from same(parameter.axes[0], op.x.axes[1])
 
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        return {1: 0, 2: 0} if axis == 1 else None
+
     def constants(self, op: Op) -> None:
         x, y = op.x, op.y
         parameters = [op.known(i) for i in range(1, 5)]

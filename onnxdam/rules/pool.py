@@ -34,6 +34,9 @@ class Pool(Rule):
             if axis.n > 1:
                 yield Pinned(axis, "pooled over")
 
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        return {0: axis} if positive and axis == 1 else None
+
     def constants(self, op: Op) -> None:
         x, y = op.x, op.y
         if x.opaque or y.opaque or not x.any_const:
