@@ -1,3 +1,104 @@
-"""placeholder"""
-def run() -> None:
-    raise SystemExit("not yet")
+"""The `onnxdam` command group. Nothing heavy is imported until a command needs it: `onnxdam --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+import warnings
+from types import FrameType
+from typing import Any
+
+import click
+
+import onnxdam
+from onnxdam.cli import exits
+from onnxdam.errors import OnnxDamError
+
+COMMANDS = {  # name: one line of help (listed here, so that help imports no command)
+    "prune": "Remove masked channels from a model, check it, write it.",
+    "inspect": "Show what a model costs, and what of it is dead, constant or pinned.",
+    "explain": "Show why a channel stays, down to an output or an unknown operator.",
+    "verify": "Check that two models are the same function.",
+    "bench": "Measure two models against each other.",
+    "doctor": "Show versions and providers, and what is wrong with them.",
+}
+
+
+class _Group(click.Group):
+    """Imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"onnxdam.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in exits.MEANING.items()])
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(onnxdam.__version__, prog_name="onnxdam")
+def main() -> None:
+    """Exact slimming of ONNX models: masked channels go, the function stays."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Entry point of the `onnxdam` command: every outcome ends in one line and one exit status."""
+    sys.exit(status(arguments))
+
+
+def status(arguments: list[str] | None = None) -> int:
+    """Runs a command line and returns its exit status."""
+    warnings.showwarning = _show_warning
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = main.main(arguments, prog_name="onnxdam", standalone_mode=False)
+        return result if isinstance(result, int) else exits.DONE
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return exits.BAD_INPUT
+    except OnnxDamError as error:
+        _failed(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        _failed("interrupted; nothing was written")
+        return exits.INTERRUPTED
+    except _Terminated:
+        _failed("terminated; nothing was written")
+        return exits.TERMINATED
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.DONE
+    except Exception as error:
+        traceback.print_exc()
+        _failed(f"an error in onnxdam itself ({type(error).__name__}); please report it with the lines above")
+        return exits.BUG
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception: temporary files are removed on the way out."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _failed(message: str) -> None:
+    click.echo(f"FAILED  {message}", err=True)
+
+
+def _show_warning(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+    click.echo(f"warning: {message}", err=True)

@@ -1,0 +1,339 @@
+"""onnxdam prune"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxdam.cli import exits, options, show
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    from onnxdam.graph.count import Cost
+    from onnxdam.plan import Plan
+    from onnxdam.verify import Report
+
+Say = Callable[[str], None]
+PLANNING = ("align", "protect", "threshold", "simplify")  # decided already in a plan that is applied
+
+
+@click.command("prune")
+@click.argument("source", metavar="IN.onnx", type=click.Path(allow_dash=True))
+@click.option("-o", "--output", metavar="OUT.onnx", type=click.Path(), help="Where the slim model goes.")
+@click.option("--force", is_flag=True, help="Replace OUT.onnx, and other files that exist.")
+@click.option("--report", metavar="R.json", type=click.Path(), help="Write what was done and checked.")
+@options.align
+@options.protect
+@options.threshold
+@options.simplify
+@click.option("--dry-run", is_flag=True, help="Say what would be removed; write no model.")
+@click.option("--plan", "plan_to", metavar="P.json", type=click.Path(), help="Write the plan.")
+@click.option("--apply", "plan_from", metavar="P.json", type=click.Path(), help="Execute this plan of the same model.")
+@click.option("--verify/--no-verify", "check", default=True, show_default=True, help="Check before writing.")
+@options.data
+@options.provider
+@options.strict
+@options.as_json
+@click.pass_context
+def command(ctx: click.Context, source: str, as_json: bool, **given: Any) -> int:
+    """Remove the masked channels of IN.onnx, check that the function is the same, write OUT.onnx.
+
+    IN.onnx may be - for standard input. Nothing is written unless the check passes; an existing file is replaced only
+    with --force, the input never.
+    """
+    if given["plan_from"]:
+        for name in PLANNING:
+            if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--apply executes a plan as it is; --{name} belongs to making one")
+    if not given["output"] and not given["dry_run"]:
+        raise click.UsageError("name the output with -o OUT.onnx, or ask for a --dry-run")
+    if given["output"] and given["dry_run"]:
+        raise click.UsageError("a --dry-run writes no model; leave -o away")
+    with show.progress() as say:
+        outcome = _prune(source, given, say)
+    if as_json:
+        show.as_json(outcome.to_dict())
+    else:
+        _print(outcome)
+    return exits.DONE if outcome.passed else exits.CHECK_FAILED
+
+
+@dataclass
+class _Outcome:
+    """What happened, for the terminal and for --report."""
+
+    source: str
+    plan: Plan
+    before: Cost
+    size_before: int
+    output: str | None = None
+    after: Cost | None = None
+    size_after: int | None = None
+    report: Report | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        return self.report is None or self.report.passed
+
+    @property
+    def written(self) -> bool:
+        return self.output is not None and self.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        import json
+
+        import onnxdam
+
+        return {
+            "onnxdam": onnxdam.__version__,
+            "passed": self.passed,
+            "input": self.source,
+            "output": self.output if self.written else None,
+            "before": _totals(self.before, self.size_before),
+            "after": _totals(self.after, self.size_after) if self.after else None,
+            "verification": self.report.to_dict() if self.report else None,
+            "seconds": self.seconds,
+            "plan": json.loads(self.plan.to_json()),
+        }
+
+
+def _totals(cost: Cost, size: int | None) -> dict[str, Any]:
+    return {
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "bytes": size,
+        "nodes": len(cost.nodes),
+        "notes": list(cost.notes),
+    }
+
+
+def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
+    from onnxdam import api
+    from onnxdam.graph import io
+    from onnxdam.graph.count import count
+
+    if given["data"] is not None:
+        _readable(given["data"])
+    for name in ("plan_to", "report"):
+        if given[name]:
+            _new_file(given[name], given["force"], taken=[source, given["output"]])
+    say(f"reading {source}")
+    model = _read(source)
+    clock = _Clock()
+    original = io.load(model, strict=given["strict"])
+    size = len(model.SerializeToString()) if source == "-" else _file_size(Path(source))
+    size += sum(path.stat().st_size for path in io.sources(original))
+    clock.lap("load")
+    if given["plan_from"]:
+        say("applying the plan")
+        plan = _read_plan(given["plan_from"])
+        slim = None if given["dry_run"] else api.apply(original, plan)
+    else:
+        say("looking for what is masked")
+        asked = {name: given[name] for name in (*PLANNING, "provider", "strict")}
+        if given["dry_run"]:
+            plan, slim = api.plan(original, **asked), None
+        else:
+            slim, plan = api.slim(original, **asked)
+    clock.lap("slim")
+    outcome = _Outcome(source, plan, count(original), size, seconds=clock.laps)
+    if slim is not None:
+        outcome.after = count(slim)
+        outcome.output = given["output"]
+        clock.lap("count")
+        reference = model if source == "-" else Path(source)
+        _write(outcome, slim, reference, [*io.sources(original)], given, say)
+    if given["plan_to"] and outcome.passed:
+        _write_text(given["plan_to"], plan.to_json() + "\n")
+    if given["report"]:
+        import json
+
+        _write_text(given["report"], json.dumps(show.plain(outcome.to_dict()), indent=1) + "\n")
+    return outcome
+
+
+def _write(
+    outcome: _Outcome,
+    slim: ir.Model,
+    reference: Path | onnx.ModelProto,
+    read_from: list[Path],
+    given: dict[str, Any],
+    say: Say,
+) -> None:
+    """Writes to a temporary place, checks what lies there, and moves it to its name if it is equal."""
+    from onnxdam.graph import io
+
+    clock = _Clock(outcome.seconds)
+    sources = [*read_from, *([reference] if isinstance(reference, Path) else [])]
+    try:
+        with io.staged(given["output"], overwrite=given["force"], sources=sources) as temporary:
+            say(f"writing {given['output']}")
+            io.write(slim, temporary)
+            outcome.size_after = sum(_file_size(path) for path in temporary.parent.iterdir())
+            clock.lap("write")
+            if given["check"]:
+                from onnxdam.verify import verify
+
+                outcome.report = verify(
+                    reference,
+                    temporary,
+                    data=given["data"],
+                    provider=given["provider"],
+                    plan=outcome.plan,
+                    progress=say,
+                )
+                clock.lap("verify")
+            if not outcome.passed:
+                raise _Mismatch
+    except _Mismatch:
+        pass
+
+
+class _Mismatch(Exception):
+    """Leaves the staging area without moving anything."""
+
+
+class _Clock:
+    """Seconds per step."""
+
+    def __init__(self, laps: dict[str, float] | None = None) -> None:
+        self.laps = laps if laps is not None else {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name], self._last = round(now - self._last, 4), now
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
+def _read(source: str) -> Path | onnx.ModelProto:
+    from onnxdam.errors import InputError
+    from onnxdam.graph import io
+
+    if source != "-":
+        return Path(source)
+    if sys.stdin.isatty():
+        raise click.UsageError("- reads a model from standard input, but that is a terminal")
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise InputError("standard input: is empty")
+    return io.parse(data, "standard input")
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # `io.load` says what is wrong with it
+
+
+def _readable(path: str) -> None:
+    from onnxdam import inputs
+
+    inputs.read_npz(path)
+
+
+def _read_plan(path: str) -> Plan:
+    from onnxdam.errors import InputError
+    from onnxdam.plan import Plan
+
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is not a plan (not text)") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return Plan.from_json(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _new_file(path: str, force: bool, taken: list[str | None]) -> None:
+    """Fails now rather than after minutes of work."""
+    from onnxdam.errors import InputError
+
+    target = Path(path)
+    if any(other and other != "-" and target.resolve() == Path(other).resolve() for other in taken):
+        raise InputError(f"{path}: is the model itself; choose another name")
+    if target.exists() and not force:
+        raise InputError(f"{path}: exists already; ask for --force to replace it")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no folder {target.parent}")
+
+
+def _write_text(path: str, text: str) -> None:
+    from onnxdam.graph import io
+
+    with io.staged(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------ output
+
+
+def _print(outcome: _Outcome) -> None:
+    plan, before, after = outcome.plan, outcome.before, outcome.after
+    if after is not None:
+        pairs: list[tuple[str, float, float, Callable[[Any], str]]] = [
+            ("parameters", before.parameters, after.parameters, show.number),
+            ("multiply-accumulates", before.macs, after.macs, show.number),
+            ("nodes", len(before.nodes), len(after.nodes), show.number),
+            ("file", outcome.size_before, outcome.size_after or 0, show.size),
+        ]
+        rows = [(name, text(a), text(b), show.change(a, b)) for name, a, b, text in pairs]
+        show.table(outcome.source, ("", "before", "after", "change"), rows)
+        if after.parameters == before.parameters and len(after.nodes) == len(before.nodes):
+            show.line("nothing was removed: no masked channel was found that could leave")
+    else:
+        _print_widths(outcome)
+    for note in (*plan.notes, *before.notes):
+        show.line(f"note: {note}")
+    _print_refusals(plan)
+    if outcome.report is not None:
+        if not outcome.passed:
+            show.cases(outcome.report.cases)
+        show.line(outcome.report.text)
+    if not outcome.passed:
+        show.verdict(False, f"the models differ; {outcome.output} was not written")
+    elif outcome.output is None:
+        show.verdict(True, "dry run, no model was written")
+    else:
+        checked = "equal" if outcome.report else "not checked (--no-verify)"
+        show.verdict(True, f"{outcome.output} written, {checked}")
+
+
+def _print_widths(outcome: _Outcome) -> None:
+    rows = [
+        (value, axis, len(kept), len(outcome.plan.aligned.get(value, {}).get(axis, ())) or "")
+        for value, axes in sorted(outcome.plan.kept.items())
+        for axis, kept in sorted(axes.items())
+    ]
+    if rows:
+        show.table(
+            f"{outcome.source}: axes that become narrower", ("value", "axis", "slots kept", "dead of them"), rows
+        )
+    else:
+        show.line("nothing would be removed: no masked channel was found that could leave")
+
+
+def _print_refusals(plan: Plan, most: int = 5) -> None:
+    if not plan.refusals:
+        return
+    slots = sum(len(refusal.indices) for refusal in plan.refusals)
+    show.line(f"{slots} masked slots of {len(plan.refusals)} axes stay:")
+    for refusal in sorted(plan.refusals, key=lambda r: -len(r.indices))[:most]:
+        show.line(f"  {refusal.value}:{refusal.axis} {len(refusal.indices)} slots: {refusal.reason}")
+    if len(plan.refusals) > most:
+        show.line(f"  and {len(plan.refusals) - most} axes more (--report lists them)")
