@@ -258,7 +258,7 @@ class Slim:
     def initializer(self, wanted: str, content: Array, dtype: ir.DataType | None = None) -> ir.Value:
         """A new initializer of the main graph; it takes the name `wanted` if that is free in the end."""
         name = self.fresh(f"{wanted}_slim")
-        return self._register(wanted, ir.tensor(np.ascontiguousarray(content), dtype=dtype, name=name))
+        return self._register(wanted, ir.tensor(np.asarray(content, order="C"), dtype=dtype, name=name))
 
     def _register(self, wanted: str, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.Value(
