@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnxdam.cli import options, show
+from . import options, show
 
 
 class _Size(click.ParamType):

@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from onnxdam.cli import options, show
+from . import options, show
 
 
 @click.command("explain")

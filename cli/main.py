@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import onnxdam
-from onnxdam.cli import exits
+from . import exits
 from onnxdam.errors import OnnxDamError
 
 COMMANDS = {  # name: one line of help (listed here, so that help imports no command)
@@ -36,7 +36,7 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"onnxdam.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"{__package__}.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

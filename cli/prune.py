@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxdam.cli import exits, options, show
+from . import exits, options, show
 
 if TYPE_CHECKING:
     import onnx
@@ -130,7 +130,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     model = _read(source)
     clock = _Clock()
     original = io.load(model, strict=given["strict"])
-    size = len(model.SerializeToString()) if source == "-" else _file_size(Path(source))
+    size = _file_size(model) if isinstance(model, Path) else model.ByteSize()
     size += sum(path.stat().st_size for path in io.sources(original))
     clock.lap("load")
     if given["plan_from"]:
@@ -150,8 +150,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
         outcome.after = count(slim)
         outcome.output = given["output"]
         clock.lap("count")
-        reference = model if source == "-" else Path(source)
-        _write(outcome, slim, reference, [*io.sources(original)], given, say)
+        _write(outcome, slim, model, [*io.sources(original)], given, say)
     if given["plan_to"] and outcome.passed:
         _write_text(given["plan_to"], plan.to_json() + "\n")
     if given["report"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnxdam.cli import exits, options, show
+from . import exits, options, show
 
 
 @click.command("verify")

@@ -108,9 +108,9 @@ def bench(
         runs = [_bound(opened[i], feed, provider, models[i].name) for i in (0, 1)]
         rounds.append(_interleaved(runs, order, seconds / ROUNDS))
     ratio, low, high = ratio_interval(rounds, seed)
-    medians = [float(np.median(np.concatenate([r[i] for r in rounds]))) for i in (0, 1)]
+    first, second = (float(np.median(np.concatenate([r[i] for r in rounds]))) for i in (0, 1))
     measured = sum(len(r[0]) for r in rounds)
-    return BenchResult(*medians, ratio, low, high, measured, chosen, provider, threads)
+    return BenchResult(first, second, ratio, low, high, measured, chosen, provider, threads)
 
 
 def _feed(
