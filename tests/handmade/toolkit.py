@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 
 from tests.property.builder import Case
 from tests.property.oracle import evaluate
-from tests.property.properties import Outcome, check_slim, size
+from tests.property.properties import COUNTED, Outcome, check_slim, size
 from tests.property.subject import slim
 
 s_ = np.s_
@@ -60,7 +60,8 @@ class Trap:
             if name.startswith("var"):
                 arrays[name] = np.abs(arrays[name]) + 0.5
         for name, indices in self.zero.items():
-            for index in indices if isinstance(indices, list) and indices and not isinstance(indices[0], int) else [indices]:
+            several = isinstance(indices, list) and not all(isinstance(index, int) for index in indices)
+            for index in indices if several else [indices]:
                 arrays[name][index] = 0
         imports = f'"": {self.opset}' + (', "local": 1' if self.functions else "")
         ir_version = 10 if self.opset >= 21 else 8
@@ -77,7 +78,7 @@ class Trap:
         total = self.extra
         for tensor in model.graph.initializer:
             shape = self.narrow.get(tensor.name, tuple(tensor.dims))
-            if tensor.data_type in (1, 11) and len(tensor.dims):
+            if tensor.data_type in COUNTED and len(tensor.dims):
                 total += int(np.prod(shape)) if shape else 0
         return total
 

@@ -12,6 +12,8 @@ import onnx
 from .builder import SIZES, Case
 from .oracle import IllConditioned, Mismatch, compare, evaluate
 
+# Element types of weights: float32, float64, float16, int8, uint8.
+COUNTED = (1, 11, 10, 3, 2)
 Slim = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, Any]]
 
 
@@ -32,8 +34,8 @@ class Outcome:
 
 
 def size(model: onnx.ModelProto) -> int:
-    """Numbers stored in floating-point tensors of rank 1 and more, Constant nodes and subgraphs included."""
-    return sum(int(np.prod(t.dims)) for t in tensors(model.graph) if t.data_type in (1, 11, 10, 3, 2) and len(t.dims))
+    """Numbers stored in floating-point and 8-bit tensors of rank 1 and more, Constant nodes and subgraphs included."""
+    return sum(int(np.prod(t.dims)) for t in tensors(model.graph) if t.data_type in COUNTED and len(t.dims))
 
 
 def tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
