@@ -52,6 +52,8 @@ def constant_rows(weight: Array, live: Mask, constants: Array, bias: Array | flo
         constants: the constants of the k that do not (0 elsewhere).
         bias: what is added to y, per o or for all.
     """
+    if len(live) != weight.shape[1]:  # the extent of x is not known: nothing is known of its slots
+        live, constants = np.ones(weight.shape[1], bool), np.zeros(weight.shape[1])
     mask = silent_rows(weight, live)
     if not mask.any():
         return None
@@ -72,7 +74,12 @@ def contribution(weight: Array, constants: Array) -> Array:
 
 
 def carry(weight: Array, constants: Array, carrier: int, level: float) -> Array:
-    """weight[o, k, ...] in which slot `carrier`, the constant `level`, also stands for the removed constants."""
+    """weight[o, k, ...] in which slot `carrier`, the constant `level`, also stands for the removed constants.
+
+    A level of 0 means that nothing kept reads them: no carrier was needed.
+    """
+    if level == 0:
+        return weight
     hot = np.flatnonzero(constants)
     moved = np.tensordot(weight[:, hot].astype(np.float64), constants[hot] / level, axes=(1, 0))
     wide = weight.astype(np.float64)
