@@ -75,8 +75,8 @@ class Need:
         self.align = align
         self.events: list[tuple[Axis, Event]] = []  # root, event
         self.aligned: list[tuple[Axis, Mask]] = []
-        self.alive: set[Tensor] = set()
-        self.running: set[Op] = set()
+        self.alive: dict[Tensor, None] = {}  # dicts: the order decides ties, and must not change from run to run
+        self.running: dict[Op, None] = {}
         self.relations: dict[Op, list[Relation]] = {}
         self._kept: dict[Axis, Mask] = {}
         self._watch: dict[Axis, list[Constraint]] = {}
@@ -163,7 +163,7 @@ class Need:
         """The tensor is computed in the slim graph."""
         if tensor in self.alive or tensor.is_leaf:
             return
-        self.alive.add(tensor)
+        self.alive[tensor] = None
         for axis in tensor.axes:  # a single slot stays with its tensor, and so does what it was taken from
             if axis.n == 1 and axis.root in self._watch:
                 self._keep_one(axis, 0, "the tensor runs", tensor.maker)
@@ -171,7 +171,7 @@ class Need:
             self._run_op(tensor.maker)
 
     def _run_op(self, op: Op) -> None:
-        self.running.add(op)
+        self.running[op] = None
         for body in op.bodies.values():
             for tensor in (*body.ins, *body.outs):
                 self.revive(tensor)
@@ -208,20 +208,21 @@ class Need:
         if tensor.opaque or tensor in op.outs:
             return True
         if op.rule.operands == "pieces":
-            joint = op.rule.axis(op)
-            return all(self.kept(a).any() for i, a in enumerate(tensor.axes)
-                       if a.n > 1 or (i == joint and op.y.axes[joint].n > 1))
-        return not self._replaceable(op, tensor)
+            return all(self.kept(a).any() for a in tensor.axes if a.n > 1)
+        return tensor.dtype is None or self.constant_axis(tensor) is None
+
+    def _extents(self) -> None:
+        """An operand that is constant runs all the same where the result would not have its extents without it."""
+        for op, waiting in list(self._waiting.items()):
+            if op.rule.operands == "varying" and op in self.running:
+                for _, tensor in waiting:
+                    if tensor not in self.alive and not self._replaceable(op, tensor):
+                        self.revive(tensor)
 
     def _replaceable(self, op: Op, tensor: Tensor) -> bool:
-        """Whether the kept part of an operand is a known vector along some axis, and the other operands alone give
-        the result its extents."""
-        if tensor.dtype is None or tensor.pinned == "a graph output":
-            return False
+        """Whether the operands that run, and the constants themselves, give the result its extents."""
         along = self.constant_axis(tensor)
-        if along is None:
-            return False
-        others = [t for t in op.ins if t is not None and t is not tensor and not t.is_leaf]
+        others = [t for t in op.ins if t is not None and t in self.alive]
         for i, size in enumerate(tensor.shape):
             if size == 1 or (tensor.axes[i].n > 1 and i == along):
                 continue
@@ -239,7 +240,7 @@ class Need:
 
     # -- the fixpoint ----------------------------------------------------------------------------------------------
     def _run(self) -> None:
-        steps = (self._at_least_one, self._carriers, self._balance, self._align)
+        steps = (self._extents, self._at_least_one, self._carriers, self._balance, self._align)
         progress = True
         while progress:
             self._drain()
@@ -273,7 +274,7 @@ class Need:
         self.keep(axis, mask, Event(axis, mask, op, reason))
 
     def _carriers(self) -> None:
-        for op in self.running:
+        for op in list(self.running):
             for r in self.relations.get(op, ()):
                 if isinstance(r, Contract) and r.absorb and r.weight.is_known:
                     assert r.x.tensor is not None
@@ -304,7 +305,7 @@ class Need:
             self._keep_one(x, int(strength.argmax()), "carries the constants that leave, under zero padding", op)
 
     def _balance(self) -> None:
-        for op in self.running:
+        for op in list(self.running):
             for r in self.relations.get(op, ()):
                 if isinstance(r, Blocks):
                     stay = self._fill_blocks(op, r.x, r.blocks, None)
@@ -407,7 +408,7 @@ class Need:
         if not wanted.any():
             return
         if not r.weight.is_known:
-            zeros = r.weight.zeros(r.axis) if r.weight.any_const else None
+            zeros = _silent(r)
             mask = wanted if zeros is None else wanted & ~zeros
         else:
             mask = self._contract_reads(r)(wanted)
@@ -430,7 +431,7 @@ class Need:
     def _fire_blocks(self, c: Constraint) -> None:
         r = c.relation
         assert isinstance(r, Blocks)
-        wanted = ~self.kept(r.x) & ~_absorbable(r.x, r.absorb, 0)
+        wanted = ~self.kept(r.x) & ~_absorbable(r.x, r.absorb, r.zero)
         if wanted.any():
             mask = self._block_reads(r)(wanted)
             per_x, per_y = r.x.n // r.blocks, r.out.n // r.blocks
@@ -445,7 +446,7 @@ class Need:
             if r.weight is None:
                 mask[np.unique(rows // per_y)] = True
             elif len(rows):
-                used = r.weight.content[rows].reshape(len(rows), per_x, -1).astype(bool).any(2)
+                used = _significant(r)[rows].reshape(len(rows), per_x, -1).astype(bool).any(2)
                 np.logical_or.at(mask, rows // per_y, used)
             return mask.reshape(-1) & slots
 
@@ -499,9 +500,20 @@ def _absorbable(x: Axis, absorb: str | None, zero: float) -> Mask:
     return const.mask if absorb else const.mask & (const.value == zero)
 
 
-def _significant(r: Contract) -> Array:
+def _significant(r: Contract | Blocks) -> Array:
+    assert r.weight is not None
     content = r.weight.content
     return content if r.weight_zero is None else content != r.weight_zero
+
+
+def _silent(r: Contract) -> Mask | None:
+    """Slots of a weight computed at run time that are constants which count as zero."""
+    if not r.weight.any_const:
+        return None
+    if r.weight_zero is None:
+        return r.weight.zeros(r.axis)
+    const = r.weight.const(r.axis)
+    return None if const is None or r.weight_zero.size != 1 else const.mask & (const.value == r.weight_zero.reshape(()))
 
 
 def _read_slots(weight: Array, axis: int, rows: int, slots: Mask, kept: list[Mask | None]) -> Mask:

@@ -265,6 +265,8 @@ class Slim:
             name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
         self.model.graph.register_initializer(value)
+        if self.model.ir_version < 4:  # weights had to be listed among the inputs
+            self.model.graph.inputs.append(value)
         self._wanted.append((value, wanted))
         return value
 
@@ -343,10 +345,17 @@ class Slim:
     def set_identity(self, op: Op, index: int) -> None:
         """The node becomes an Identity of its input `index`."""
         value = op.node.inputs[index]
+        self._forget(op)
         op.node.op_type, op.node.domain = "Identity", ""
         op.node.attributes.clear()
         op.node.resize_inputs(1)
         op.node.replace_input_with(0, value)
+
+    def _forget(self, op: Op) -> None:
+        """The node becomes another: what was decided about its inputs does not hold any more."""
+        for key in [key for key in self._full if key[0] is op]:
+            del self._full[key]
+        op.ins = []
 
     def insert_before(self, op: Op, kind: str, inputs: Iterable[ir.Value], name: str, like: ir.Value) -> ir.Value:
         """A new node in front of `op` whose output is typed like `like`."""
@@ -477,12 +486,12 @@ class Slim:
     def become_gather(self, op: Op, axis: int, picks: Array) -> None:
         """The node becomes a Gather of `picks` (positions in the narrowed input) along an axis."""
         value = op.node.inputs[0]
+        self._forget(op)
         op.node.op_type, op.node.domain = "Gather", ""
         op.node.attributes.clear()
         op.node.resize_inputs(2)
         op.node.replace_input_with(0, value)
         op.node.attributes.add(ir.AttrInt64("axis", axis))
-        op.ins = op.ins[:1]
         self._put(op, 1, self.initializer(f"{op.y.name}_picks", picks.astype(np.int64)))
 
     def _write_shape(self, t: Tensor) -> None:
