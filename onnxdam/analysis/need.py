@@ -176,7 +176,7 @@ class Need:
             for tensor in (*body.ins, *body.outs):
                 self.revive(tensor)
         mode = op.rule.operands
-        waiting = [(i, t) for i, t in enumerate(op.ins) if t is not None and not t.is_leaf]
+        waiting = [(i, t) for i, t in enumerate(op.ins) if t is not None and not t.is_leaf and not op.rule.omits(op, i)]
         if mode == "all":
             for _, tensor in waiting:
                 self.revive(tensor)

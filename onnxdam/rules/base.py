@@ -94,6 +94,8 @@ class Blocks:
     blocks: int
     weight: Tensor | None = None
     absorb: str | None = None
+    zero: float = 0
+    weight_zero: Array | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -195,7 +197,7 @@ class Op:
         tensor = self.tensor(index)
         if tensor is None:
             return None
-        if tensor.entries is None and tensor.is_known and tensor.content.size <= 64 and tensor.content.dtype.kind in "iu":
+        if tensor.entries is None and tensor.is_known and tensor.content.size <= 64 and tensor.content.dtype.kind in "iub":
             tensor.entries = tensor.content.astype(object)
         return tensor.entries
 
@@ -247,6 +249,10 @@ class Rule:
 
     def constants(self, op: Op) -> None:
         """Records the constant slots of the outputs (`Tensor.set_const`)."""
+
+    def omits(self, op: Op, index: int) -> bool:
+        """Whether the node does without this input, and `rewrite` takes it out (no relation speaks of it)."""
+        return False
 
     def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
         """Which inputs to scale, along which of their axes, so that the output is scaled along `axis`; None: impossible.
