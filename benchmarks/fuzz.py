@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz.py --graphs 100000 --seed 0 --jobs 2 --out fuzz_failures
 
-Prints every failing seed with its first line, saves a reduced reproducer as .onnx (and .txt), and ends with one line. The same
-seeds draw the same graphs on every machine. Exit code 1 where anything failed.
+Prints every failing seed with its first line, saves a reduced reproducer as .onnx (and .txt), and ends with one line.
+The same seeds draw the same graphs on every machine. Exit code 1 where anything failed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import onnx  # noqa: E402
+import onnx
 
-from tests.property.graphs import case_of_seed  # noqa: E402
-from tests.property.oracle import Mismatch  # noqa: E402
-from tests.property.properties import check_slim, describe, finite  # noqa: E402
-from tests.property.reduce import failure, reduce_case, signature_of  # noqa: E402
-from tests.property.subject import slim  # noqa: E402
+from tests.property.graphs import case_of_seed
+from tests.property.oracle import Mismatch
+from tests.property.properties import check_slim, describe, finite
+from tests.property.reduce import failure, reduce_case, signature_of
+from tests.property.subject import slim
 
 
 def check_seed(job: tuple[int, str | None, int]) -> tuple[int, str, float]:
-    """Outcome of one seed ("removed", "unchanged", "ill-conditioned", "not finite", or a message) and its largest error."""
+    """Outcome of one seed ("removed", "unchanged", "ill-conditioned", "not finite", or a message) and its largest
+    error.
+    """
     seed, family, most = job
     case = case_of_seed(seed, family, most)
     if not finite(case):
@@ -92,7 +94,8 @@ def main() -> int:
             print(f"{sum(counts.values())} graphs: {dict(counts)}", file=sys.stderr, flush=True)
     print(
         f"{'FAILED' if counts['FAILED'] else 'PASSED'}: {args.graphs} graphs from seed {args.seed}: "
-        f"{counts['removed']} slimmer, {counts['unchanged']} without dead weight, {counts['ill-conditioned']} ill-conditioned, "
+        f"{counts['removed']} slimmer, {counts['unchanged']} without dead weight, "
+        f"{counts['ill-conditioned']} ill-conditioned, "
         f"{counts['not']} not finite, {counts['FAILED']} failed; largest relative error {worst:.1e}; "
         f"{time.perf_counter() - start:.0f} s"
     )

@@ -1,8 +1,10 @@
-"""All of onnx.backend.test through slim, nothing masked: the same function comes back, and where nothing is dead, the same bytes.
+"""All of onnx.backend.test through slim, nothing masked: the same function comes back, and where nothing is dead, the
+same bytes.
 
-The case's own expected outputs are the reference, its own tolerances apply. A case runs in the ONNX reference evaluator, or in
-ONNX Runtime where that one cannot. Cases whose *original* runs in neither (or gives other outputs than the case expects) are
-not skipped silently: they must be listed in `cannot_run.txt`, and slim must still return a valid model for them.
+The case's own expected outputs are the reference, its own tolerances apply. A case runs in the ONNX reference
+evaluator, or in ONNX Runtime where that one cannot. Cases whose *original* runs in neither (or gives other outputs than
+the case expects) are not skipped silently: they must be listed in `cannot_run.txt`, and slim must still return a valid
+model for them.
 """
 
 from __future__ import annotations
@@ -46,10 +48,14 @@ def model_of(case: Any) -> onnx.ModelProto:
 
 
 def canonical(model: onnx.ModelProto) -> bytes:
-    """The bytes of a model, where the protobuf text of one thing can differ: no domain or an empty one, numbers as raw bytes or
-    as a list, a value_info for an initializer (which has a type of its own)."""
+    """The bytes of a model, where the protobuf text of one thing can differ: no domain or an empty one, numbers as raw
+    bytes or as a list, a value_info for an initializer (which has a type of its own).
+    """
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     graphs = [copy.graph]
+    for opset in copy.opset_import:
+        if not opset.domain:
+            opset.ClearField("domain")
     for node in all_nodes(copy.graph.node):
         if not node.domain:
             node.ClearField("domain")
@@ -135,8 +141,9 @@ def same(wanted: Any, found: Any, case: Any) -> bool:
         return False
     if a.dtype.kind in "OUS":
         return bool(np.array_equal(a.astype(str), b.astype(str)))
-    a, b = a.astype(np.complex128 if a.dtype.kind == "c" else np.float64), b.astype(
-        np.complex128 if b.dtype.kind == "c" else np.float64
+    a, b = (
+        a.astype(np.complex128 if a.dtype.kind == "c" else np.float64),
+        b.astype(np.complex128 if b.dtype.kind == "c" else np.float64),
     )
     return bool(np.allclose(b, a, rtol=case.rtol, atol=case.atol, equal_nan=True))
 
@@ -164,7 +171,7 @@ def outcome(kind: str, chunk: int) -> dict[str, str]:
 
 
 def check(case: Any) -> str:
-    """"same", "same function", "original does not run", or what is wrong."""
+    """ "same", "same function", "original does not run", or what is wrong."""
     model = model_of(case)
     before = model.SerializeToString(deterministic=True)
     try:

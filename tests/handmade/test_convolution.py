@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (graphs as text: one line each reads better)
 """Traps in feature maps: padding and constants, groups, pooling, residual streams, concat necks, dead layers."""
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ TRAPS = [
         CHAIN, {"W1": s_[:], "b1": s_[:]},
     ),
     Trap("all_weights_zero", MAP + "{ a = Conv<pads=[1,1,1,1]>(x, W1, b1)  r = Relu(a)  y = Conv<pads=[1,1,1,1]>(r, W2, b2) }",
-         CHAIN, {k: s_[:] for k in CHAIN}),
+         CHAIN, dict.fromkeys(CHAIN, s_[:])),
     Trap(
         "channel_count_one_is_pinned",
         MAP + "{ a = Conv<pads=[1,1,1,1]>(x, W1)  r = Relu(a)  y = Conv<pads=[1,1,1,1]>(r, W2) }",

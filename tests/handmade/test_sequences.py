@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (graphs as text: one line each reads better)
 """Traps in linear layers, attention, normalisation, embeddings and recurrent cells."""
 
 from __future__ import annotations

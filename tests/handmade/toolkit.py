@@ -6,8 +6,8 @@
          zero={"W1": s_[1]},                                   what the mask does
          narrow={"W1": (3, 3, 1, 1), "W2": (2, 3, 1, 1)})      what must be left; others keep their shape, () is gone
 
-`narrow=None` asks for the properties only (same function, interface, fixpoint ...). `kept=True` says that nothing may go: the
-properties would notice, but the reader should know that the trap is one.
+`narrow=None` asks for the properties only (same function, interface, fixpoint ...). `kept=True` says that nothing may
+go: the properties would notice, but the reader should know that the trap is one.
 """
 
 from __future__ import annotations

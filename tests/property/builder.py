@@ -4,8 +4,8 @@ Dimensions are integers or products of the symbols in `SIZES` ("N", "T", "N*T"):
 valid, and what the declared outputs say. All floating-point work is in float64, so that the oracle can tell an exact
 rewrite (1e-16) from a wrong one.
 
-Weights remember what they are for (`Layer`), so that masks can be drawn where they couple: all producers of one width lose
-the same channels, biases stay or go, consumers stop reading.
+Weights remember what they are for (`Layer`), so that masks can be drawn where they couple: all producers of one width
+lose the same channels, biases stay or go, consumers stop reading.
 """
 
 from __future__ import annotations

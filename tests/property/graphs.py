@@ -1,7 +1,7 @@
 """The grammar: start from one or two inputs, append fitting productions, choose outputs, mask.
 
-`draw_case` asks a `Choices` for everything, so Hypothesis (`cases`) and a plain seed (`case_of_seed`) draw from one grammar.
-Families only bias which productions are tried; any production may follow any other where its input fits.
+`draw_case` asks a `Choices` for everything, so Hypothesis (`cases`) and a plain seed (`case_of_seed`) draw from one
+grammar. Families only bias which productions are tried; any production may follow any other where its input fits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Masks: which channels of a drawn graph are silenced, and how.
 
-Independent zeros rarely couple: two producers of one residual stream must lose the same channels before any can leave. So most
-masks draw one set of dead channels per width and apply it to every layer of that width; others are independent, or plain noise.
+Independent zeros rarely couple: two producers of one residual stream must lose the same channels before any can leave.
+So most masks draw one set of dead channels per width and apply it to every layer of that width; others are independent,
+or plain noise.
 """
 
 from __future__ import annotations

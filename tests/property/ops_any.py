@@ -166,8 +166,12 @@ def concat(b: Builder, x: Value) -> Value | None:
     size = sum(int(p.shape[axis]) for p in parts)
     if size > 24:
         return None
-    return b.node("Concat", *parts, shape=[*x.shape[:axis], size, *x.shape[axis + 1 :]],
-                  axis=axis if b.choose.chance(60) else axis - x.rank)
+    return b.node(
+        "Concat",
+        *parts,
+        shape=[*x.shape[:axis], size, *x.shape[axis + 1 :]],
+        axis=axis if b.choose.chance(60) else axis - x.rank,
+    )
 
 
 def split_rejoin(b: Builder, x: Value) -> Value | None:
@@ -252,8 +256,13 @@ def gather_fine(b: Builder, x: Value) -> Value | None:
         return b.node("ScatterElements", flat, index, b.weight([k, 1], 1.0), shape=flat.shape, axis=0)
     y = b.node("Transpose", x, shape=[*x.shape[1:], x.shape[0]], perm=[*range(1, x.rank), 0])
     index = b.const(b.rng.permutation(tail[0])[:2].reshape(-1, 1), "i")
-    source = b.node("Gather", y, b.const(b.rng.integers(0, tail[0], int(index.shape[0])), "i"),
-                    shape=[int(index.shape[0]), *tail[1:], x.shape[0]], axis=0)
+    source = b.node(
+        "Gather",
+        y,
+        b.const(b.rng.integers(0, tail[0], int(index.shape[0])), "i"),
+        shape=[int(index.shape[0]), *tail[1:], x.shape[0]],
+        axis=0,
+    )
     return b.same("ScatterND", y, index, b.same("Neg", source))
 
 
@@ -263,7 +272,7 @@ def expand_tile(b: Builder, x: Value) -> Value | None:
     axis = b.choose.integer(1, x.rank - 1) if x.rank > 1 else 0
     if b.choose.chance(50):
         repeats = [2 if a == axis else 1 for a in range(x.rank)]
-        return b.node("Tile", x, b.ints(*repeats), shape=[times(s, r) for s, r in zip(x.shape, repeats)])
+        return b.node("Tile", x, b.ints(*repeats), shape=[times(s, r) for s, r in zip(x.shape, repeats, strict=False)])
     y = unsqueeze(b, x, [x.rank])
     target = b.ints(*[1] * x.rank, 3)
     if b.choose.chance(40):  # the target copies the shape of a value that may itself be narrowed

@@ -88,9 +88,7 @@ def norm(b: Builder, x: Value) -> Value:
     centred = x
     if style.startswith("layer"):
         centred = b.same("Sub", x, reduce_over(b, "ReduceMean", x, [x.rank - 1], True))
-    square = (
-        b.same("Mul", centred, centred) if b.choose.chance(50) else b.same("Pow", centred, b.const(np.array(2.0)))
-    )
+    square = b.same("Mul", centred, centred) if b.choose.chance(50) else b.same("Pow", centred, b.const(np.array(2.0)))
     mean = reduce_over(b, "ReduceMean", square, [x.rank - 1], True)
     root = b.same("Sqrt", b.same("Add", mean, b.const(np.array(1e-3))))
     y = b.same("Div", centred, root)
@@ -225,8 +223,9 @@ def spelled_attention(b: Builder, q: Value, k: Value, v: Value, h: int, g: int, 
     scale: Value
     if b.choose.chance(20):  # the scale is computed from the run-time head size
         size = slice_(b, b.node("Shape", q4, shape=[4], dtype=7), 0, 3, 4, 1, 1)
-        scale = b.node("Reciprocal", b.node("Sqrt", b.node("Cast", size, shape=[1], dtype=11, to=11), shape=[1]),
-                       shape=[1])
+        scale = b.node(
+            "Reciprocal", b.node("Sqrt", b.node("Cast", size, shape=[1], dtype=11, to=11), shape=[1]), shape=[1]
+        )
     else:
         scale = b.scalar(d**-0.5)
     if b.choose.chance(25) and b.opset >= 12:
@@ -250,8 +249,9 @@ def attention_operator(b: Builder, q: Value, k: Value, v: Value, h: int, g: int,
     scale = 0.5 if b.choose.chance(30) else None
     b.constructs.add("Attention")
     if b.choose.chance(50):
-        return b.node("Attention", q, k, v, shape=[n, t, h * v_dim], q_num_heads=h, kv_num_heads=g,
-                      is_causal=causal, scale=scale)
+        return b.node(
+            "Attention", q, k, v, shape=[n, t, h * v_dim], q_num_heads=h, kv_num_heads=g, is_causal=causal, scale=scale
+        )
     q4, k4, v4 = heads(b, q, h, d), heads(b, k, g, d), heads(b, v, g, v_dim)
     y = b.node("Attention", q4, k4, v4, shape=[n, h, t, v_dim], is_causal=causal, scale=scale)
     y = b.node("Transpose", y, shape=[n, t, h, v_dim], perm=[0, 2, 1, 3])
@@ -332,7 +332,9 @@ def recurrent(b: Builder, x: Value) -> Value | None:
 def recurrent_layers(
     b: Builder, hidden: int, gates: int, dirs: int, w: Value, r: Value, bias: Value | None, peep: Value | None
 ) -> None:
-    """Hidden units of each direction: silent when all gates' weights are zero, unread when R and the consumers skip them."""
+    """Hidden units of each direction: silent when all gates' weights are zero, unread when R and the consumers skip
+    them.
+    """
     for d in range(dirs):
         outs = [Slots(w.name, along(0, gates, hidden, (d,))), Slots(r.name, along(0, gates, hidden, (d,)))]
         biases = [Slots(bias.name, along(0, 2 * gates, hidden, (d,)))] if bias else []

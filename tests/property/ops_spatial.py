@@ -1,4 +1,6 @@
-"""Productions on feature maps (N, C, spatial...): convolutions, normalisation, pooling, resizing, and their usual blocks."""
+"""Productions on feature maps (N, C, spatial...): convolutions, normalisation, pooling, resizing, and their usual
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,15 @@ def conv_geometry(b: Builder, size: tuple[int, ...]) -> tuple[dict[str, object],
     rank = len(size)
     style = b.choose.pick(["same", "valid", "auto_upper", "auto_lower", "asymmetric", "auto_valid"])
     kernel = [b.choose.pick([k for k in (1, 3, 2) if k <= s]) for s in size]
-    dilation = [2 if style != "valid" and k > 1 and 2 * k - 1 <= s and b.choose.chance(15) else 1
-                for k, s in zip(kernel, size)]
+    dilation = [
+        2 if style != "valid" and k > 1 and 2 * k - 1 <= s and b.choose.chance(15) else 1
+        for k, s in zip(kernel, size, strict=False)
+    ]
     stride = [2 if b.choose.chance(15) else 1 for _ in size]
     if style.startswith("auto"):
         # The reference evaluator takes the dilated kernel into account for SAME; ONNX Runtime forbids the mixture.
         dilation = [1] * rank
-    effective = [(k - 1) * d + 1 for k, d in zip(kernel, dilation)]
+    effective = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=False)]
     attrs: dict[str, object] = {}
     if any(s != 1 for s in stride) or b.choose.chance(30):
         attrs["strides"] = stride
@@ -59,12 +63,12 @@ def conv_geometry(b: Builder, size: tuple[int, ...]) -> tuple[dict[str, object],
         head, tail = [e // 2 for e in effective], [0] * rank
     if style in ("auto_upper", "auto_lower"):
         attrs["auto_pad"] = "SAME_UPPER" if style == "auto_upper" else "SAME_LOWER"
-        return attrs, kernel, [-(-s // st) for s, st in zip(size, stride)]
+        return attrs, kernel, [-(-s // st) for s, st in zip(size, stride, strict=False)]
     if style == "auto_valid":
         attrs["auto_pad"] = "VALID"
     elif any(head + tail):
         attrs["pads"] = head + tail
-    out = [(s + h + t - e) // st + 1 for s, h, t, e, st in zip(size, head, tail, effective, stride)]
+    out = [(s + h + t - e) // st + 1 for s, h, t, e, st in zip(size, head, tail, effective, stride, strict=False)]
     return attrs, kernel, out
 
 
@@ -111,7 +115,9 @@ def conv_transpose(b: Builder, x: Value) -> Value | None:
     stride = [b.choose.pick([1, 2]) for _ in range(rank)]
     extra = [1 if s == 2 and b.choose.chance(30) else 0 for s in stride]
     pads = [1 if k == 3 and b.choose.chance(40) else 0 for k in kernel]
-    out = [(s - 1) * st + e + k - 2 * p for s, st, e, k, p in zip(spatial(x), stride, extra, kernel, pads)]
+    out = [
+        (s - 1) * st + e + k - 2 * p for s, st, e, k, p in zip(spatial(x), stride, extra, kernel, pads, strict=False)
+    ]
     if min(out) < 1:
         return None
     w = b.weight([ci, co // group, *kernel], 0.4)
@@ -166,15 +172,13 @@ def gate(b: Builder, x: Value) -> Value:
 
 
 def pool(b: Builder, x: Value) -> Value | None:
-    style = b.choose.pick(
-        ["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"]
-    )
+    style = b.choose.pick(["MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool"])
     if style.startswith("Global"):
         return b.node(style, x, shape=[*x.shape[:2], *[1] * (x.rank - 2)])
     kernel = [min(2 + b.choose.integer(0, 1), s) for s in spatial(x)]
     stride = [b.choose.pick([1, 2]) for _ in kernel]
     pads = [1 if k > 2 and b.choose.chance(40) else 0 for k in kernel]
-    out = [(s + 2 * p - k) // st + 1 for s, p, k, st in zip(spatial(x), pads, kernel, stride)]
+    out = [(s + 2 * p - k) // st + 1 for s, p, k, st in zip(spatial(x), pads, kernel, stride, strict=False)]
     attrs: dict[str, object] = {"kernel_shape": kernel, "strides": stride, "pads": pads * 2}
     if style == "AveragePool" and b.choose.chance(50):
         attrs["count_include_pad"] = 1
@@ -203,8 +207,9 @@ def resize(b: Builder, x: Value) -> Value | None:
         attrs["nearest_mode"] = "floor"
     roi = b.const(np.zeros(0, np.float32), "roi") if b.opset < 13 else None
     if b.opset >= 18 and b.choose.chance(25):
-        return b.node("Resize", x, None, None, b.ints(*out), shape=[*x.shape[:2], *out],
-                      axes=list(range(2, x.rank)), **attrs)
+        return b.node(
+            "Resize", x, None, None, b.ints(*out), shape=[*x.shape[:2], *out], axes=list(range(2, x.rank)), **attrs
+        )
     return b.node("Resize", x, roi, scales, shape=[*x.shape[:2], *out], **attrs)
 
 
@@ -220,7 +225,7 @@ def pad(b: Builder, x: Value) -> Value:
         mode = b.choose.pick(["constant", "edge", "reflect"]) if int(x.shape[axis]) > 2 else "constant"  # type: ignore
         if mode == "constant" and int(x.shape[axis]) > 3 and b.choose.chance(25):  # type: ignore[arg-type]
             tail[axis] = -1
-    shape = [times(s) if not h + t else int(s) + h + t for s, h, t in zip(x.shape, head, tail)]
+    shape = [times(s) if not h + t else int(s) + h + t for s, h, t in zip(x.shape, head, tail, strict=False)]
     value = b.choose.pick([None, 0.0, 0.7]) if mode == "constant" else None
     if b.opset < 11:
         return b.node("Pad", x, shape=shape, pads=head + tail, mode=mode, value=value)
@@ -363,7 +368,7 @@ def split(b: Builder, x: Value, axis: int, sizes: list[int]) -> list[Value]:
     shapes = [[*x.shape[:axis], size, *x.shape[axis + 1 :]] for size in sizes]
     if b.choose.chance(25):
         starts = np.cumsum([0, *sizes])
-        return [slice_(b, x, axis, int(s), int(s) + n, 1, n) for s, n in zip(starts, sizes)]
+        return [slice_(b, x, axis, int(s), int(s) + n, 1, n) for s, n in zip(starts, sizes, strict=False)]
     where = axis if b.choose.chance(60) else axis - x.rank
     if b.opset < 13:
         return b.nodes_many("Split", x, shapes=shapes, axis=where, split=sizes)

@@ -74,8 +74,21 @@ def qlinear(b: Builder, x: Value) -> Value | None:
     if spatial:
         bias = b.const(b.rng.integers(-200, 200, [co]).astype(np.int32), "q") if b.choose.chance(50) else None
         out = [x.shape[0], co, *x.shape[2:]]
-        y = b.node("QLinearConv", q, scale, zp, w, w_scale, w_zp, y_scale, y_zp, bias, shape=out, dtype=UINT8,
-                   pads=[1, 1, 1, 1])
+        y = b.node(
+            "QLinearConv",
+            q,
+            scale,
+            zp,
+            w,
+            w_scale,
+            w_zp,
+            y_scale,
+            y_zp,
+            bias,
+            shape=out,
+            dtype=UINT8,
+            pads=[1, 1, 1, 1],
+        )
     else:
         out = [x.shape[0], co]
         y = b.node("QLinearMatMul", q, scale, zp, w, w_scale, w_zp, y_scale, y_zp, shape=out, dtype=UINT8)
@@ -152,8 +165,12 @@ def loop(b: Builder, x: Value) -> Value | None:
         stacked = b.same("Neg", y) if b.choose.chance(30) else None
         state_out = y
     outs = [keep_out, state_out] + ([stacked] if stacked else [])
-    graph = helper.make_graph(list(nodes), "body", [value_info(v) for v in (step, keep, state)],
-                              [value_info(Value(v.name, v.shape, v.dtype)) for v in outs])
+    graph = helper.make_graph(
+        list(nodes),
+        "body",
+        [value_info(v) for v in (step, keep, state)],
+        [value_info(Value(v.name, v.shape, v.dtype)) for v in outs],
+    )
     result = Value(b.name("l"), x.shape)
     names = [result.name]
     if stacked:
@@ -161,8 +178,16 @@ def loop(b: Builder, x: Value) -> Value | None:
         names.append(scan.name)
     b.raw("Loop", [trips, go, x], names, body=graph)
     if stacked:
-        b.push(b.node("ReduceSum", scan, b.ints(0) if b.opset >= 13 else None, shape=x.shape, keepdims=0,
-                      axes=None if b.opset >= 13 else [0]))
+        b.push(
+            b.node(
+                "ReduceSum",
+                scan,
+                b.ints(0) if b.opset >= 13 else None,
+                shape=x.shape,
+                keepdims=0,
+                axes=None if b.opset >= 13 else [0],
+            )
+        )
     return result
 
 
@@ -178,8 +203,9 @@ def scan(b: Builder, x: Value) -> Value | None:
     with b.body() as nodes:
         y = b.same("Tanh", b.same("Add", linear(b, step, hidden), linear(b, state, hidden)))
         out = b.same("Identity", y)
-    graph = helper.make_graph(list(nodes), "step", [value_info(state), value_info(step)],
-                              [value_info(y), value_info(out)])
+    graph = helper.make_graph(
+        list(nodes), "step", [value_info(state), value_info(step)], [value_info(y), value_info(out)]
+    )
     last, all_ = Value(b.name("l"), (n, hidden)), Value(b.name("l"), (t, n, hidden))
     b.raw("Scan", [zero_source, first], [last.name, all_.name], body=graph, num_scan_inputs=1)
     b.push(last)

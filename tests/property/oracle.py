@@ -1,8 +1,8 @@
 """The oracle: two models are the same function when the ONNX reference evaluator says so in float64.
 
-Where a difference shows, it is compared with the noise of the masked model itself: how much its outputs move when every input
-and weight moves by 1e-14. A graph that amplifies rounding that much (cancellation, a tie in a sort) cannot tell a right rewrite
-from a wrong one, and is reported as ill-conditioned instead of passing silently.
+Where a difference shows, it is compared with the noise of the masked model itself: how much its outputs move when every
+input and weight moves by 1e-14. A graph that amplifies rounding that much (cancellation, a tie in a sort) cannot tell a
+right rewrite from a wrong one, and is reported as ill-conditioned instead of passing silently.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
 
 
 def without_nameless_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The evaluator stores an omitted output under the name "", and then feeds it to every omitted input: give it a name."""
+    """The evaluator stores an omitted output under the name "", and then feeds it to every omitted input: give it a
+    name.
+    """
     if all(all(node.output) for node in all_nodes(model.graph.node)):
         return model
     copy = onnx.ModelProto()
@@ -53,7 +55,9 @@ def without_nameless_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def relative_error(a: Array, b: Array) -> float:
-    """Largest difference, relative to the largest finite value of a; infinity where shapes, types or non-finite values differ."""
+    """Largest difference, relative to the largest finite value of a; infinity where shapes, types or non-finite values
+    differ.
+    """
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")
@@ -75,12 +79,15 @@ class Comparison:
     output: str
 
 
-def compare(masked: onnx.ModelProto, slim: onnx.ModelProto, feeds: dict[str, Array], tolerance: float = TOLERANCE) -> Comparison:
+def compare(
+    masked: onnx.ModelProto, slim: onnx.ModelProto, feeds: dict[str, Array], tolerance: float = TOLERANCE
+) -> Comparison:
     """Compares two models on one input.
 
     Raises:
         Mismatch: they differ beyond the tolerance and beyond the masked model's own noise.
-        IllConditioned: they differ beyond the tolerance, but so does the masked model from itself after a change of 1e-14.
+        IllConditioned: they differ beyond the tolerance, but so does the masked model from itself after a change of
+        1e-14.
     """
     wanted = evaluate(masked, feeds)
     names = [o.name for o in masked.graph.output]
@@ -92,13 +99,15 @@ def compare(masked: onnx.ModelProto, slim: onnx.ModelProto, feeds: dict[str, Arr
     if len(found) != len(wanted):
         raise Mismatch(f"{len(found)} outputs instead of {len(wanted)}")
     worst = Comparison(0.0, "")
-    for name, a, b in zip(names, wanted, found):
+    for name, a, b in zip(names, wanted, found, strict=False):
         error = relative_error(a, b)
         if error > worst.error:
             worst = Comparison(error, name)
     if worst.error > tolerance:
         noise = noise_of(masked, feeds, wanted)
-        shown = "\n".join(f"{n}: {np.ravel(a)[:8]} / {np.ravel(b)[:8]}" for n, a, b in zip(names, wanted, found))
+        shown = "\n".join(
+            f"{n}: {np.ravel(a)[:8]} / {np.ravel(b)[:8]}" for n, a, b in zip(names, wanted, found, strict=False)
+        )
         text = f"output {worst.output!r}: relative error {worst.error:.3g} (noise {noise:.3g})\nmasked / slim\n{shown}"
         if worst.error <= NOISE_FACTOR * noise and np.isfinite(worst.error):
             raise IllConditioned(text)
@@ -107,7 +116,9 @@ def compare(masked: onnx.ModelProto, slim: onnx.ModelProto, feeds: dict[str, Arr
 
 
 def noise_of(model: onnx.ModelProto, feeds: dict[str, Array], outputs: list[Array]) -> float:
-    """How much the outputs move when every non-zero input and weight moves by NOISE_STEP, relatively; largest of three."""
+    """How much the outputs move when every non-zero input and weight moves by NOISE_STEP, relatively; largest of
+    three.
+    """
     rng, worst = np.random.default_rng(0), 0.0
     for _ in range(3):
         moved = onnx.ModelProto()
@@ -117,7 +128,7 @@ def noise_of(model: onnx.ModelProto, feeds: dict[str, Array], outputs: list[Arra
                 array = numpy_helper.to_array(tensor)
                 tensor.CopyFrom(numpy_helper.from_array(nudge(array, rng), tensor.name))
         with_noise = {k: nudge(v, rng) if v.dtype == np.float64 else v for k, v in feeds.items()}
-        for a, b in zip(outputs, evaluate(moved, with_noise)):
+        for a, b in zip(outputs, evaluate(moved, with_noise), strict=False):
             error = relative_error(a, b)
             worst = max(worst, error if np.isfinite(error) else 0.0)
     return worst

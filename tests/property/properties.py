@@ -1,4 +1,6 @@
-"""What slim owes: the same function, interface, a fixpoint, determinism, an untouched input. One check, one message each."""
+"""What slim owes: the same function, interface, a fixpoint, determinism, an untouched input. One check, one message
+each.
+"""
 
 from __future__ import annotations
 
@@ -101,7 +103,9 @@ def check_interface(model: onnx.ModelProto, small: onnx.ModelProto) -> None:
     require({(o.domain, o.version) for o in small.opset_import} <= opsets, "opset imports changed")
     require(small.ir_version == model.ir_version, f"IR version {model.ir_version} became {small.ir_version}")
     require(list(small.metadata_props) == list(model.metadata_props), "metadata changed")
-    require(small.graph.name == model.graph.name and small.graph.doc_string == model.graph.doc_string, "graph name changed")
+    require(
+        small.graph.name == model.graph.name and small.graph.doc_string == model.graph.doc_string, "graph name changed"
+    )
     for tensor in tensors(small.graph):
         originals = {t.name: t for t in tensors(model.graph)}
         if 0 in tensor.dims and 0 not in getattr(originals.get(tensor.name), "dims", [0]):

@@ -1,7 +1,7 @@
 """LSTM, GRU and RNN for the ONNX reference evaluator, with everything the specification allows.
 
-onnx's own reference cells ignore sequence_lens, activations, clip and input_forget. These follow the operator text, in the
-type of their input, and `test_oracle.py` compares them with ONNX Runtime.
+onnx's own reference cells ignore sequence_lens, activations, clip and input_forget. These follow the operator text, in
+the type of their input, and `test_oracle.py` compares them with ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class _Cell(OpRun):  # type: ignore[misc]
     def step(self, x: Array, h: Array, c: Array, f: list[Activation], w: dict[str, Array]) -> tuple[Array, Array]:
         raise NotImplementedError
 
-    def _run(  # noqa: PLR0913
-        self, X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None, **attrs: Any
-    ):  # type: ignore[no-untyped-def]
+    def _run(self, X, W, R, B=None, sequence_lens=None, initial_h=None, initial_c=None, P=None, **attrs: Any):  # type: ignore[no-untyped-def]
         self.attrs = attrs
         batch_first = bool(attrs.get("layout"))
         if batch_first:

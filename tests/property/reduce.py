@@ -1,7 +1,7 @@
 """Makes a failing model small: a reproducer that a person can read.
 
-Greedy: keep one output, cut the graph at intermediate values (they become the output, or an input), leave out optional parts, as
-long as the same check still fails in the same way.
+Greedy: keep one output, cut the graph at intermediate values (they become the output, or an input), leave out optional
+parts, as long as the same check still fails in the same way.
 """
 
 from __future__ import annotations
@@ -90,7 +90,10 @@ def typed_values(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     found = {}
     for info in [*inferred.graph.value_info, *inferred.graph.input]:
         dims = info.type.tensor_type.shape.dim
-        if all(d.HasField("dim_value") or d.dim_param in ("N", "T") for d in dims) and info.type.tensor_type.elem_type == 11:
+        if (
+            all(d.HasField("dim_value") or d.dim_param in ("N", "T") for d in dims)
+            and info.type.tensor_type.elem_type == 11
+        ):
             found[info.name] = info
     return found
 

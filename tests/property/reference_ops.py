@@ -1,4 +1,5 @@
-"""Operators that onnx's reference evaluator (1.23) gets wrong or lacks, in float64; `test_oracle.py` compares with ONNX Runtime.
+"""Operators that onnx's reference evaluator (1.23) gets wrong or lacks, in float64; `test_oracle.py` compares with ONNX
+Runtime.
 
     ConvTranspose      wrong with groups and output_padding
     MaxPool ...        index error with asymmetric extents, on 3-d windows
@@ -29,7 +30,7 @@ Array = np.ndarray[Any, Any]
 class ConvTranspose(OpRun):  # type: ignore[misc]
     op_domain = ""
 
-    def _run(  # noqa: PLR0913
+    def _run(
         self, X, W, B=None, auto_pad=None, dilations=None, group=None, kernel_shape=None, output_padding=None,
         output_shape=None, pads=None, strides=None,
     ):  # type: ignore[no-untyped-def]  # fmt: skip
@@ -37,12 +38,13 @@ class ConvTranspose(OpRun):  # type: ignore[misc]
         group, strides, dilations = group or 1, strides or [1] * rank, dilations or [1] * rank
         extra = output_padding or [0] * rank
         full = [
-            (n - 1) * s + (k - 1) * d + 1 + e for n, s, k, d, e in zip(X.shape[2:], strides, kernel, dilations, extra)
+            (n - 1) * s + (k - 1) * d + 1 + e
+            for n, s, k, d, e in zip(X.shape[2:], strides, kernel, dilations, extra, strict=False)
         ]
         pads = list(pads) if pads else [0] * 2 * rank
         if output_shape or auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-            want = output_shape[-rank:] if output_shape else [n * s for n, s in zip(X.shape[2:], strides)]
-            total = [max(f - w, 0) for f, w in zip(full, want)]
+            want = output_shape[-rank:] if output_shape else [n * s for n, s in zip(X.shape[2:], strides, strict=False)]
+            total = [max(f - w, 0) for f, w in zip(full, want, strict=False)]
             small, large = [t // 2 for t in total], [t - t // 2 for t in total]
             pads = small + large if auto_pad != "SAME_LOWER" else large + small
         ci, co = X.shape[1] // group, W.shape[1]
@@ -53,16 +55,16 @@ class ConvTranspose(OpRun):  # type: ignore[misc]
                 X.shape[0], group * co, *X.shape[2:]
             )
             where = tuple(slice(a * d, a * d + (n - 1) * s + 1, s)
-                          for a, d, n, s in zip(at, dilations, X.shape[2:], strides))  # fmt: skip
+                          for a, d, n, s in zip(at, dilations, X.shape[2:], strides, strict=False))  # fmt: skip
             y[(slice(None), slice(None), *where)] += part
-        y = y[(slice(None), slice(None), *[slice(p, f - q) for p, q, f in zip(pads, pads[rank:], full)])]
+        y = y[(slice(None), slice(None), *[slice(p, f - q) for p, q, f in zip(pads, pads[rank:], full, strict=False)])]
         return (y if B is None else y + B.reshape(-1, *[1] * rank),)
 
 
 def windows(x: Array, kernel: Sequence[int], pads: Sequence[int], strides: Sequence[int], fill: float) -> Array:
     """All windows of a padded map: (N, C, out..., kernel...)."""
     rank = len(kernel)
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:])], constant_values=fill)
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=False)], constant_values=fill)
     view = np.lib.stride_tricks.sliding_window_view(padded, tuple(kernel), tuple(range(2, x.ndim)))
     return view[(slice(None), slice(None), *[slice(None, None, s) for s in strides])]
 
@@ -107,7 +109,11 @@ class GatherElements(OpRun):  # type: ignore[misc]
 
 
 def per_axis(parameter: Array, rank: int, axis: int) -> Array:
-    return parameter.reshape([-1 if a == axis % rank else 1 for a in range(rank)]) if parameter.size > 1 else parameter.reshape(())
+    return (
+        parameter.reshape([-1 if a == axis % rank else 1 for a in range(rank)])
+        if parameter.size > 1
+        else parameter.reshape(())
+    )
 
 
 class DequantizeLinear(OpRun):  # type: ignore[misc]
@@ -192,8 +198,8 @@ class Pad(OpRun):  # type: ignore[misc]
         head, tail = [0] * data.ndim, [0] * data.ndim
         for i, axis in enumerate(axes):
             head[axis], tail[axis] = pads[i], pads[i + len(axes)]
-        data = data[tuple(slice(max(-h, 0), n - max(-t, 0)) for h, t, n in zip(head, tail, data.shape))]
-        width = [(max(h, 0), max(t, 0)) for h, t in zip(head, tail)]
+        data = data[tuple(slice(max(-h, 0), n - max(-t, 0)) for h, t, n in zip(head, tail, data.shape, strict=False))]
+        width = [(max(h, 0), max(t, 0)) for h, t in zip(head, tail, strict=False)]
         mode = mode or "constant"
         if mode != "constant":
             return (np.pad(data, width, mode=mode),)
@@ -210,7 +216,7 @@ class Loop(_Loop):  # type: ignore[misc]
 
         def recording(inputs: dict[str, Any], **more: Any) -> Any:
             outputs = run_body(inputs, **more)
-            for stack, output in zip(stacks, outputs[len(outputs) - self.K :]):
+            for stack, output in zip(stacks, outputs[len(outputs) - self.K :], strict=False):
                 stack.append(np.asarray(output))
             return outputs
 

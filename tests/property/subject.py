@@ -1,4 +1,6 @@
-"""The function under test, in the form that the properties expect: every dead channel leaves, none stays for alignment."""
+"""The function under test, in the form that the properties expect: every dead channel leaves, none stays for
+alignment.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
-"""The oracle against ONNX Runtime: the same drawn graphs in float32, so that a fault of the evaluator is not taken for truth."""
+"""The oracle against ONNX Runtime: the same drawn graphs in float32, so that a fault of the evaluator is not taken for
+truth.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from .builder import SIZES, Case
 from .graphs import FAMILIES, case_of_seed
@@ -64,7 +66,7 @@ def error_against_ort(case: Case) -> float | None:
         return None
     wanted = evaluate(case.model, {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in feeds.items()})
     return max(
-        (relative_error(a.astype(np.float64), np.asarray(b, np.float64)) for a, b in zip(wanted, found)
+        (relative_error(a.astype(np.float64), np.asarray(b, np.float64)) for a, b in zip(wanted, found, strict=False)
          if np.issubdtype(a.dtype, np.floating)),
         default=0.0,
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """Masked and slim are the same function: 2,100 drawn graphs over all rules, in float64, below 1e-9.
 
-Each family is one test, so that pytest-xdist can spread them. Examples are the same in every run (`derandomize`); the long
-runs with fresh seeds are benchmarks/fuzz.py. A failing example is shrunk, printed as text with its mask, and saved.
+Each family is one test, so that pytest-xdist can spread them. Examples are the same in every run (`derandomize`); the
+long runs with fresh seeds are benchmarks/fuzz.py. A failing example is shrunk, printed as text with its mask, and
+saved.
 """
 
 from __future__ import annotations
