@@ -101,6 +101,10 @@ class Need:
             mask = self._kept[root] = np.zeros(root.n, bool)
         return mask
 
+    def is_watched(self, axis: Axis) -> bool:
+        """Whether a relation speaks of the slots of the axis, be it a single one."""
+        return axis.root in self._watch
+
     # -- setting up ------------------------------------------------------------------------------------------------
     def _relate(self) -> None:
         for op in self.network.active():
@@ -261,7 +265,9 @@ class Need:
                 self._check_operands(self._operands.popleft())
 
     def _at_least_one(self) -> None:
-        for tensor in list(self.alive):
+        readers = [op for op in self.running if op.rule.operands != "pieces"]
+        weights = [t for op in readers for t in op.ins if t is not None and t.is_leaf]
+        for tensor in [*self.alive, *weights]:
             for i, axis in enumerate(tensor.axes):
                 if axis.n > 1 and not self.kept(axis).any():
                     const = tensor.const(i) if tensor.any_const else None

@@ -108,11 +108,14 @@ class Slim:
         """Whether slots of the axis (of any axis) leave."""
         if axis is None:
             return any(self.narrowed(t, i) for i in range(t.rank))
-        return t.axes[axis].n > 1 and self.count(t, axis) < t.axes[axis].n
+        return not t.opaque and t.axes[axis].n > 1 and self.count(t, axis) < t.axes[axis].n
 
     def is_empty(self, t: Tensor, axis: int) -> bool:
         """Whether nothing of the axis stays."""
-        return t.axes[axis].n > 1 and not self.count(t, axis)
+        if t.opaque:
+            return False
+        a = t.axes[axis]
+        return not self.need.kept(a).any() if a.n > 1 or self.need.is_watched(a) else False
 
     def shape(self, t: Tensor) -> tuple[Size, ...]:
         """The extents that remain."""
@@ -299,6 +302,16 @@ class Slim:
         for i, value in enumerate(values):
             op.node.replace_input_with(i, value)
         op.ins = [op.ins[i] for i in stay]
+
+    def omit(self, op: Op) -> None:
+        """Takes out the inputs that the node does without; their places stay empty."""
+        for index in range(len(op.ins)):
+            if op.rule.omits(op, index):
+                op.node.replace_input_with(index, None)
+                op.ins[index] = None
+        while op.node.inputs and op.node.inputs[-1] is None:
+            op.node.resize_inputs(len(op.node.inputs) - 1)
+            op.ins.pop()
 
     def keep_outputs(self, op: Op, stay: Sequence[int]) -> None:
         """Leaves outputs out of a node with a list of outputs."""
