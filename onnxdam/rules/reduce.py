@@ -66,7 +66,12 @@ class Reduce(Rule):
     note = "reduced over"
 
     def __init__(
-        self, function: Function, *, free: Free | None = None, bound: Callable[[float], float] | None = None, mean: bool = False
+        self,
+        function: Function,
+        *,
+        free: Free | None = None,
+        bound: Callable[[float], float] | None = None,
+        mean: bool = False,
     ) -> None:
         self.function = function
         self.free = free
@@ -75,7 +80,9 @@ class Reduce(Rule):
 
     def entries(self, op: Op) -> None:
         entries = op.entries_of(0)
-        if op.kind != "ReduceProd" or entries is None or entries.ndim != 1 or axes_of(op) != (0,) or any(e is None for e in entries):
+        if op.kind != "ReduceProd" or entries is None or entries.ndim != 1 or axes_of(op) != (0,):
+            return
+        if any(e is None for e in entries):
             return
         whole = np.empty(1 if op.attr("keepdims", 1) else (), object)
         whole[...] = product(list(entries))

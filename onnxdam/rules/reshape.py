@@ -209,6 +209,7 @@ class Regroup(Rule):
             yield from regroup(op.x, op.y)
 
     def constants(self, op: Op) -> None:
+        op.y.lower = op.x.lower
         if not op.x.opaque and not op.y.opaque:
             regroup_constants(op.x, op.y)
 
