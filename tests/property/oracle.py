@@ -68,6 +68,7 @@ def relative_error(a: Array, b: Array) -> float:
         return float("inf")
     if not finite.any():
         return 0.0
+    a, b = a.astype(np.float64), b.astype(np.float64)
     return float(np.max(np.abs(a[finite] - b[finite])) / (np.max(np.abs(a[finite])) + 1e-300)) if a.size else 0.0
 
 

@@ -18,33 +18,36 @@ FRAGILE = {"Cast", "ArgMax", "Hardmax", "OneHot", "TopK", "Floor", "Ceil", "Roun
            "DynamicQuantizeLinear", "Greater"}  # fmt: skip
 
 
-def in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every double replaced by a float."""
+NUMPY = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
+
+
+def in_type(model: onnx.ModelProto, to: int = TensorProto.FLOAT) -> onnx.ModelProto:
+    """The model with every double replaced by another type."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    retype_graph(copy.graph)
+    retype_graph(copy.graph, to)
     return copy
 
 
-def retype_tensor(tensor: onnx.TensorProto) -> None:
+def retype_tensor(tensor: onnx.TensorProto, to: int) -> None:
     if tensor.data_type == TensorProto.DOUBLE:
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(NUMPY[to]), tensor.name))
 
 
-def retype_graph(graph: onnx.GraphProto) -> None:
+def retype_graph(graph: onnx.GraphProto, to: int) -> None:
     for info in [*graph.input, *graph.output, *graph.value_info]:
         if info.type.tensor_type.elem_type == TensorProto.DOUBLE:
-            info.type.tensor_type.elem_type = TensorProto.FLOAT
+            info.type.tensor_type.elem_type = to
     for tensor in graph.initializer:
-        retype_tensor(tensor)
+        retype_tensor(tensor, to)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
-                retype_tensor(attribute.t)
+                retype_tensor(attribute.t, to)
             elif attribute.type == onnx.AttributeProto.GRAPH:
-                retype_graph(attribute.g)
+                retype_graph(attribute.g, to)
             elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.DOUBLE:
-                attribute.i = TensorProto.FLOAT
+                attribute.i = to
 
 
 def run_ort(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:  # type: ignore[type-arg]
@@ -58,7 +61,7 @@ def run_ort(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.nda
 
 def error_against_ort(case: Case) -> float | None:
     """Largest relative error between the two runtimes, or None where ONNX Runtime cannot run the graph."""
-    model, feeds = in_float32(case.model), case.feeds(SIZES[0], 0)
+    model, feeds = in_type(case.model), case.feeds(SIZES[0], 0)
     feeds = {k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in feeds.items()}
     try:
         found = run_ort(model, feeds)
