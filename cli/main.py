@@ -14,8 +14,9 @@ from typing import Any
 import click
 
 import onnxdam
-from . import exits
 from onnxdam.errors import OnnxDamError
+
+from . import exits
 
 COMMANDS = {  # name: one line of help (listed here, so that help imports no command)
     "prune": "Remove masked channels from a model, check it, write it.",

@@ -1,0 +1,5 @@
+"""python -m onnxdam.cli"""
+
+from .main import run
+
+run()
