@@ -1,7 +1,7 @@
-"""The same drawn graphs in float32 and float16: every number that slim writes has the type of the tensor that it stands for.
+"""The same drawn graphs in float32 and float16: numbers that slim writes have the type of the tensor they stand for.
 
 float32 runs in ONNX Runtime, with graph optimisations off and on; float16 is checked by onnx.checker and in the reference
-evaluator. Tolerances are those of the type; graphs with operators that amplify rounding are left out, and counted.
+evaluator. Tolerances are those of the type; graphs with operators that amplify rounding are left out.
 """
 
 from __future__ import annotations
