@@ -7,7 +7,7 @@ computed; the other values get their constant slots. No decision is taken here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 BIG = 4096  # bytes from which a tensor is hidden from shape inference, and from which folding must not grow a file
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+ATTEMPTS = 4  # how often a body is scanned until what is assumed of its inputs holds; nothing is, the last time
 Shapes = dict[str, onnx.TypeProto]
 
 
@@ -55,7 +56,9 @@ class Network:
         tensor.pinned = tensor.pinned or reason
 
     # -- building ------------------------------------------------------------------------------------------------
-    def _scan(self, graph: ir.Graph, shapes: tuple[Shapes, list[Any]], scope: str) -> None:
+    def _scan(
+        self, graph: ir.Graph, shapes: tuple[Shapes, list[Any]], scope: str, enter: Callable[[], None] | None = None
+    ) -> None:
         types, bodies = shapes
         for value in graph.inputs:
             tensor = self._add(value, types, scope)
@@ -66,6 +69,8 @@ class Network:
             if id(value) not in self.tensors:
                 self._add(value, types, scope)
             self._initialize(self.of(value), value)
+        if enter is not None:
+            enter()
         for node, inner in zip(graph, bodies, strict=True):
             self._visit(node, types, inner, scope)
 
@@ -96,25 +101,46 @@ class Network:
         domain = "" if node.domain == "ai.onnx" else node.domain
         rule = lookup(domain, node.op_type, self._opsets.get(node.domain, self._opsets.get(domain, 1)))
         ins = [None if v is None else self.of(v) for v in node.inputs]
-        bodies = {}
-        for name, attribute in node.attributes.items():
-            if attribute.type == ir.AttributeType.GRAPH:
-                body = attribute.as_graph()
-                inside = f"{scope}{node.name or node.outputs[0].name}.{name}/"
-                self._scan(body, inner[name], inside)
-                bodies[name] = Body([self.of(v) for v in body.inputs], [self.of(v) for v in body.outputs])
-                for value in body.outputs:
-                    self._pin(self.of(value), "")
         outs = [self._add(v, types, scope) for v in node.outputs]
         op = Op(node, ins, outs, rule, self._opsets.get(node.domain, self._opsets.get(domain, 1)), scope)
-        op.bodies = bodies
         for index, tensor in enumerate(ins):
             if tensor is not None:
                 tensor.readers.append((op, index))
         for tensor in outs:
             tensor.maker = op
+        for name, attribute in node.attributes.items():
+            if attribute.type == ir.AttributeType.GRAPH:
+                self._scan_body(op, name, attribute.as_graph(), inner[name])
         self._learn(op)
         self.ops.append(op)
+
+    def _scan_body(self, op: Op, name: str, graph: ir.Graph, shapes: tuple[Shapes, list[Any]]) -> None:
+        """Scans a body with what its rule assumes of its inputs, and again with less where that does not hold."""
+        scope = f"{op.scope}{op.node.name or op.node.outputs[0].name}.{name}/"
+        for attempt in range(ATTEMPTS):
+            known = len(self.ops), len(self.tensors)
+            assumed: set[tuple[int, int]] = set()
+
+            def enter(assumed: set[tuple[int, int]] = assumed) -> None:
+                assumed |= op.rule.enter(op, name, [self.of(v) for v in graph.inputs])
+
+            last = attempt == ATTEMPTS - 1
+            self._scan(graph, shapes, scope, None if last else enter)
+            op.bodies[name] = Body([self.of(v) for v in graph.inputs], [self.of(v) for v in graph.outputs], assumed)
+            if last or op.rule.holds(op, name):
+                break
+            self._forget(*known)
+        for tensor in op.bodies[name].outs:
+            tensor.readers.append((op, -1))
+
+    def _forget(self, ops: int, tensors: int) -> None:
+        """Back to when there were so many ops and tensors."""
+        gone = set(self.ops[ops:])
+        del self.ops[ops:]
+        for key in list(self.tensors)[tensors:]:
+            del self.tensors[key]
+        for tensor in self.tensors.values():
+            tensor.readers = [reader for reader in tensor.readers if reader[0] not in gone]
 
     def _learn(self, op: Op) -> None:
         op.rule.shapes(op)

@@ -156,12 +156,15 @@ class Need:
             return
         mask |= new
         self.events.append((root, Event(axis, new, why.op, why.reason, why.source, why.back)))
+        self._wake(root)
+        for op in self._waits_on.pop(root, ()):
+            self._operands.append(op)
+
+    def _wake(self, root: Axis) -> None:
         for constraint in self._watch.get(root, ()):
             if not constraint.queued and constraint.op in self.running:
                 constraint.queued = True
                 self._queue.append(constraint)
-        for op in self._waits_on.pop(root, ()):
-            self._operands.append(op)
 
     def revive(self, tensor: Tensor) -> None:
         """The tensor is computed in the slim graph."""
@@ -171,13 +174,14 @@ class Need:
         for axis in tensor.axes:  # a single slot stays with its tensor, and so does what it was taken from
             if axis.n == 1 and axis.root in self._watch:
                 self._keep_one(axis, 0, "the tensor runs", tensor.maker)
+            self._wake(axis.root)
         if tensor.maker is not None and tensor.maker not in self.running:
             self._run_op(tensor.maker)
 
     def _run_op(self, op: Op) -> None:
         self.running[op] = None
         for body in op.bodies.values():
-            for tensor in (*body.ins, *body.outs):
+            for tensor in (*body.ins, *body.outs, *op.outs):
                 self.revive(tensor)
         mode = op.rule.operands
         waiting = [(i, t) for i, t in enumerate(op.ins) if t is not None and not t.is_leaf and not op.rule.omits(op, i)]
@@ -273,6 +277,7 @@ class Need:
                     const = tensor.const(i) if tensor.any_const else None
                     first = int(np.flatnonzero(const.mask)[0]) if const is not None else 0
                     self._keep_one(axis, first, "a tensor that runs keeps one slot on every axis", tensor.maker)
+                    self._drain()  # it may serve others too
 
     def _keep_one(self, axis: Axis, slot: int, reason: str, op: Op | None) -> None:
         mask = np.zeros(axis.n, bool)
@@ -370,6 +375,8 @@ class Need:
         a_index = np.arange(r.a.n) if r.a_index is None else r.a_index
         b_index = np.arange(r.b.n) if r.b_index is None else r.b_index
         for source, target, s_index, t_index in ((r.a, r.b, a_index, b_index), (r.b, r.a, b_index, a_index)):
+            if source.tensor is not None and source.tensor not in self.alive and not source.tensor.is_leaf:
+                continue  # nobody reads it: what its other relations keep of it is no reason
             mask = np.zeros(target.n, bool)
             mask[t_index[self.kept(source)[s_index]]] = True
             self.keep(target, mask, Event(target, mask, c.op, "corresponds", source,

@@ -63,6 +63,23 @@ def product(sizes: Sequence[Size]) -> Size:
     return total
 
 
+def capped(size: Size, limit: int) -> Size:
+    """min(size, limit), where that is a size of its own: it is known by its name, and `at_most` reads the name."""
+    if isinstance(size, int):
+        return min(size, limit)
+    return Sym(1, (f"min({size.coefficient}{'*'.join(('', *size.names))},{limit})",))
+
+
+def at_most(a: Size, b: Size) -> bool:
+    """Whether a is b, or the smaller of b and some number."""
+    if a == b:
+        return True
+    if not isinstance(a, Sym) or not isinstance(b, Sym):
+        return False
+    return a.coefficient == 1 and len(a.names) == 1 and a.names[0].startswith(
+        f"min({b.coefficient}{'*'.join(('', *b.names))},")
+
+
 class Axis:
     """One axis of one tensor, or a virtual one that only relates others (`tensor` is None).
 
@@ -177,6 +194,8 @@ class Tensor:
             scalar[()] = entries
             entries = scalar
         self.entries = entries
+        if self.opaque or self.shape != entries.shape:  # shape inference may know less
+            self.reshape(entries.shape)
         if all(isinstance(e, (int, np.integer)) for e in entries.reshape(-1)) and not self.is_known:
             array = entries.astype(self.dtype or np.int64)
             self.provide(lambda: array)

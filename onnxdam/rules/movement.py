@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Axis, Sym, Tensor, product
+from onnxdam.analysis.tensor import Array, Axis, Size, Sym, Tensor, capped, product
 from onnxdam.rules.base import (
     Follows,
     Op,
@@ -62,6 +62,7 @@ class Transpose(Rule):
             yield from same(op.x.axes[p], op.y.axes[i])
 
     def constants(self, op: Op) -> None:
+        op.y.lower = op.x.lower
         if op.x.opaque or not op.x.any_const:
             return
         for i, p in enumerate(self.perm(op)):
@@ -145,8 +146,8 @@ class Concat(Rule):
             offset += n
         if gone:
             slim.drop_inputs(op, gone)
-        if len(op.ins) - len(gone) == 1 and gone:
-            slim.skip(op, 0)
+            if len(op.ins) == 1:
+                slim.skip(op, 0)
 
 
 class Split(Rule):
@@ -194,10 +195,12 @@ class Split(Rule):
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         axis = self.axis(op)
-        if not any(slim.narrowed(y, axis) or slim.is_empty(y, axis) for y in op.outs):
+        if not slim.narrowed(op.x, axis):
             return
-        stay = [k for k, y in enumerate(op.outs) if not slim.is_empty(y, axis)]
-        sizes = [slim.count(op.outs[k], axis) for k in stay]
+        ends = np.cumsum([y.axes[axis].n for y in op.outs])  # a piece that nobody reads is what stays of it in x
+        counts = np.diff(np.searchsorted(slim.slots(op.x, axis), ends), prepend=0)
+        stay = np.flatnonzero(counts).tolist()
+        sizes = [int(counts[k]) for k in stay]
         if len(stay) == 1:
             slim.skip(op, 0, stay[0])
             return
@@ -278,6 +281,23 @@ class Slice(Rule):
             size = x.shape[i]
             if cut is not None and isinstance(size, int) and isinstance(y.shape[i], Sym):
                 y.set_layout(i, (len(range(size)[cut]),))
+            elif cut is None and isinstance(y.shape[i], Sym):
+                head = self._head(op, list(plan).index(i), size)
+                if head is not None:
+                    y.set_layout(i, (head,))
+
+    @staticmethod
+    def _head(op: Op, t: int, size: Size) -> Size | None:
+        """The extent of x[0:end], where `end` is a size."""
+        starts, ends, steps = op.ints(1, "starts"), op.entries_of(2), op.ints(4, "steps") if op.has(4) else None
+        if starts is None or ends is None or starts[t] != 0 or (op.has(4) and (steps is None or steps[t] != 1)):
+            return None
+        end = ends.reshape(-1)[t]
+        if end == size:
+            return size
+        if isinstance(end, Sym) and isinstance(size, int):
+            return capped(end, size)
+        return capped(size, end) if isinstance(end, (int, np.integer)) and end >= 0 and isinstance(size, Sym) else None
 
     def constants(self, op: Op) -> None:
         x, y = op.x, op.y
@@ -435,6 +455,15 @@ class Gather(Rule):
                 slim.skip(op, 0)
 
 
+class GatherElements(Rule):
+    """GatherElements: the result has the shape of the indices."""
+
+    def shapes(self, op: Op) -> None:
+        index = op.tensor(1)
+        if index is not None:
+            adopt_shape(index, op.y)
+
+
 class Expand(Rule):
     """Expand: axes of extent 1 repeat; the sizes are written down in the second input."""
 
@@ -451,7 +480,8 @@ class Expand(Rule):
             j, k = i - y.rank + x.rank, (i - y.rank + len(sizes)) if sizes is not None else -1
             size = sizes[k] if sizes is not None and k >= 0 else None
             if j >= 0 and x.shape[j] != 1:
-                y.adopt(i, x.axes[j])
+                if size is None or not (isinstance(size, Sym) and isinstance(x.shape[j], Sym)) or size == x.shape[j]:
+                    y.adopt(i, x.axes[j])
             elif size is not None and isinstance(y.shape[i], Sym):
                 y.set_layout(i, (size,))
 
@@ -469,6 +499,7 @@ class Expand(Rule):
                 yield Pinned(out, "expanded from an unknown extent")
 
     def constants(self, op: Op) -> None:
+        op.y.lower = op.x.lower
         if not op.x.opaque and not op.y.opaque and (op.x.any_const or op.x.is_known):
             if op.x.uniform is not None:
                 op.y.set_uniform(op.x.uniform)
@@ -672,6 +703,7 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "Split"): Split(),
     ("", "Slice"): Slice(),
     ("", "Gather"): Gather(),
+    ("", "GatherElements"): GatherElements(),
     ("", "Expand"): Expand(),
     ("", "Tile"): Tile(),
     ("", "Pad"): Pad(),
