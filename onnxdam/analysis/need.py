@@ -506,8 +506,7 @@ def _carries(r: Contract) -> bool:
 
 def _absorbable(x: Axis, absorb: str | None, zero: float) -> Mask:
     """Slots of x that may leave although they are read: zeros, and other constants where something absorbs them."""
-    assert x.tensor is not None
-    const = x.tensor.const(x.index) if x.tensor.any_const else None
+    const = x.tensor.const(x.index) if x.tensor is not None and x.tensor.any_const else None
     if const is None:
         return np.zeros(x.n, bool)
     return const.mask if absorb else const.mask & (const.value == zero)

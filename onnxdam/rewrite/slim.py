@@ -15,7 +15,8 @@ import onnx_ir as ir
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Const, Size, Sym, Tensor, product
-from onnxdam.rewrite.gates import Gates, find_gates
+from onnxdam.rewrite.dead import names, remove_dead
+from onnxdam.rewrite.gates import find_gates
 from onnxdam.rules.base import Op
 
 #: weights from this size on are sliced while they are written, not before
@@ -34,6 +35,7 @@ class Slim:
         self.network = network
         self.need = need
         self.model = network.model
+        self.gates = find_gates(need)
         self._full: dict[tuple[Op, int], tuple[Array, list[tuple[Tensor, int] | None]]] = {}
         self._filled: set[Op] = set()
         self._sliced: dict[Tensor, ir.Value] = {}
@@ -55,35 +57,33 @@ class Slim:
 
     def run(self) -> ir.Model:
         """Rewrites the model and returns it."""
-        gates = find_gates(self.need)
         for op in self.network.active():
-            if op in gates.gone:
-                self.skip(op, gates.gone[op])
+            if op in self.gates.gone:
+                self.skip(op, self.gates.gone[op])
             elif op in self.need.running:
                 op.rule.rewrite(op, self)
-                self._scale(op, gates)
+                self._scale(op)
                 self._slice_weights(op)
         for op in self.network.ops:
             for tensor in op.outs:
-                self._write_shape(tensor)
-        remove_dead(self.model)
+                self.write_shape(tensor)
+        remove_dead(self.model.graph)
         self._restore_names()
         return self.model
 
     def _restore_names(self) -> None:
         """Rewritten weights take the names of the originals that are gone."""
         initializers = self.model.graph.initializers
-        taken = {v.name for node in self.model.graph.all_nodes() for v in node.outputs} | set(initializers)
-        taken |= {v.name for v in self.model.graph.inputs}
+        taken = set(names(self.model.graph))
         for value, name in self._wanted:
             if name not in taken and value.name in initializers:
                 taken.add(name)
                 value.name = name
 
-    def _scale(self, op: Op, gates: Gates) -> None:
+    def _scale(self, op: Op) -> None:
         """Multiplies inputs by the scales of gates that were folded into them."""
         for index, t in enumerate(op.ins):
-            for axis, factors in gates.scales.get((op, index), ()):
+            for axis, factors in self.gates.scales.get((op, index), ()):
                 assert t is not None
                 content = self.final_known(op, index)
                 kept = factors[self.slots(t, axis)]
@@ -395,6 +395,15 @@ class Slim:
         y.replace_all_uses_with(out, replace_graph_outputs=True)
         node.replace_input_with(0, y)
 
+    def known_output(self, body: ir.Graph, index: int, t: Tensor) -> None:
+        """A body hands out the kept part of a known tensor."""
+        node = ir.Node("", "Identity", [self._narrow(t)], num_outputs=1, name=self.fresh(f"{t.name}_Identity"))
+        old, new = body.outputs[index], node.outputs[0]
+        new.name, new.type = self.fresh(f"{old.name}_narrow"), old.type
+        new.shape = ir.Shape([s if isinstance(s, int) else None for s in self.shape(t)])
+        body.append(node)
+        body.outputs[index] = new
+
     # -- constant operands ---------------------------------------------------------------------------------------------
     def fill_operands(self, op: Op) -> None:
         """Operands that do not run are replaced by the constants they hold."""
@@ -507,7 +516,8 @@ class Slim:
         op.node.attributes.add(ir.AttrInt64("axis", axis))
         self._put(op, 1, self.initializer(f"{op.y.name}_picks", picks.astype(np.int64)))
 
-    def _write_shape(self, t: Tensor) -> None:
+    def write_shape(self, t: Tensor) -> None:
+        """Writes the extents that remain where the file declares the shape."""
         value = t.value
         if value is None or t.opaque or value.shape is None or not self.narrowed(t):
             return
@@ -531,22 +541,3 @@ def _plain_sizes(sizes: Sequence[Size], source: Sequence[Size]) -> list[int] | N
     if plain.count(None) > 1 or 0 in [s for s in sizes if isinstance(s, int)]:
         return None
     return [-1 if p is None else p for p in plain]
-
-
-def remove_dead(model: ir.Model) -> None:
-    """Removes nodes that nobody reads, and initializers that are left over."""
-    for graph in list(model.graph.subgraphs()):
-        _remove_dead(graph)
-    _remove_dead(model.graph)
-    outputs = {id(v) for v in model.graph.outputs}
-    for name, value in list(model.graph.initializers.items()):
-        if not value.uses() and id(value) not in outputs:
-            del model.graph.initializers[name]
-            if any(value is v for v in model.graph.inputs):
-                model.graph.inputs.remove(value)
-
-
-def _remove_dead(graph: ir.Graph) -> None:
-    for node in reversed(list(graph)):
-        if not any(v.uses() or v.is_graph_output() for v in node.outputs):
-            graph.remove(node, safe=True)

@@ -5,7 +5,22 @@
 
 from __future__ import annotations
 
-from onnxdam.rules import control, conv, elementwise, integer, matmul, movement, norm, pool, quantize, recurrent, reduce, reshape, shapes
+from onnxdam.rules import (
+    control,
+    conv,
+    elementwise,
+    integer,
+    matmul,
+    movement,
+    norm,
+    pool,
+    quantize,
+    recurrent,
+    reduce,
+    reshape,
+    resize,
+    shapes,
+)
 from onnxdam.rules.base import Rule
 
 #: the newest opset of each domain whose operators the rules were written against
@@ -13,10 +28,27 @@ VERIFIED = {"": 26, "com.microsoft": 1}
 
 UNKNOWN = Rule()
 
+FAMILIES = (
+    control,
+    conv,
+    elementwise,
+    integer,
+    matmul,
+    movement,
+    norm,
+    pool,
+    quantize,
+    recurrent,
+    reduce,
+    reshape,
+    resize,
+    shapes,
+)
+
 
 def _collect() -> dict[tuple[str, str], Rule]:
     registry: dict[tuple[str, str], Rule] = {}
-    for family in (elementwise, conv, matmul, movement, norm, pool, reduce, reshape, shapes, quantize, integer, recurrent, control):
+    for family in FAMILIES:
         for key, rule in family.TABLE.items():
             if key in registry:
                 raise ValueError(f"two rules for operator {key}")

@@ -7,7 +7,7 @@ relations; none of them knows operator names.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -120,10 +120,15 @@ Relation = Union[Same, Follows, Product, Pinned, Contract, Blocks, Balanced, Blo
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Body:
-    """A subgraph of a node (If, Loop, Scan): its own inputs and outputs. Captured values are the outer tensors."""
+    """A subgraph of a node (If, Loop, Scan): its own inputs and outputs. Captured values are the outer tensors.
+
+    Attributes:
+        assumed: the axes (input, axis) whose extent its rule assumed in `enter`.
+    """
 
     ins: list[Tensor]
     outs: list[Tensor]
+    assumed: set[tuple[int, int]] = field(default_factory=set)
 
 
 class Op:
@@ -239,6 +244,18 @@ class Rule:
 
     def shapes(self, op: Op) -> None:
         """Refines the shapes of the outputs beyond ONNX shape inference."""
+
+    def enter(self, op: Op, name: str, ins: list[Tensor]) -> set[tuple[int, int]]:
+        """Records what can be assumed of the inputs of body `name` before its nodes are looked at.
+
+        `op.bodies[name]`, if there is one, is what came out of assuming more. Returns the axes (input, axis) whose
+        extents were assumed.
+        """
+        return set()
+
+    def holds(self, op: Op, name: str) -> bool:
+        """Whether what was assumed of the inputs of body `name` is true again after it ran."""
+        return True
 
     def entries(self, op: Op) -> None:
         """Follows the content of small integer tensors, entry by entry (shape arithmetic)."""

@@ -15,7 +15,7 @@ An RNN unit whose rows read nothing has the output f(b) at every step, but start
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 #: activations that map 0 to 0 whatever their parameters
 ODD = {"tanh", "relu", "leakyrelu", "scaledtanh", "elu", "softsign"}
 #: activations without parameters, for constants other than zero
-PLAIN = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+PLAIN: dict[str, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+}
 X, W, R, B, LENGTHS, H0, C0, P = range(8)
 
 
@@ -39,14 +43,14 @@ class Recurrent(Rule):
     """What the cells share.
 
     Args:
-        gates: how many.
+        count: how many gates.
         candidate: the gate that decides whether a unit can leave zero.
         defaults: the activations of one direction.
         odd: which of the activations have to map 0 to 0 for that.
     """
 
-    def __init__(self, gates: int, candidate: int, defaults: tuple[str, ...], odd: tuple[int, ...]) -> None:
-        self.gates = gates
+    def __init__(self, count: int, candidate: int, defaults: tuple[str, ...], odd: tuple[int, ...]) -> None:
+        self.count = count
         self.candidate = candidate
         self.defaults = defaults
         self.odd = odd
@@ -76,8 +80,8 @@ class Recurrent(Rule):
         ranks = (op.x.rank, w.rank, r.rank)
         if ranks != (3, 3, 3) or not all(isinstance(s, int) for s in (*w.shape, *r.shape)):
             return False
-        hidden = r.shape[2]
-        return all(t.shape[1] == self.gates * hidden for t in (w, r)) and all(  # type: ignore[operator]
+        hidden = r.axes[2].n
+        return all(t.shape[1] == self.count * hidden for t in (w, r)) and all(
             t.axes[-1].n == hidden for t in self._states(op)
         )
 
@@ -104,7 +108,8 @@ class Recurrent(Rule):
             yield from pin_all(op, "unknown rank or sizes")
             return
         w, r = op.tensor(W), op.tensor(R)
-        assert w is not None and r is not None
+        assert w is not None
+        assert r is not None
         yield from self._units(op, w, r)
         yield from self._directions(op, w, r)
         yield from self._steps(op)
@@ -117,8 +122,8 @@ class Recurrent(Rule):
         for t in self._states(op):
             yield from same(t.axes[-1], hidden)
         b, p = op.tensor(B), op.tensor(P)
-        stacked = [(w.axes[1], self.gates), (r.axes[1], self.gates)]
-        stacked += [(b.axes[1], 2 * self.gates)] if b is not None else []
+        stacked = [(w.axes[1], self.count), (r.axes[1], self.count)]
+        stacked += [(b.axes[1], 2 * self.count)] if b is not None else []
         stacked += [(p.axes[1], 3)] if p is not None else []
         for axis, blocks in stacked:
             yield from self._stack(axis, blocks, hidden)
@@ -156,7 +161,7 @@ class Recurrent(Rule):
 
     def _steps(self, op: Op) -> Iterator[Relation]:
         batch, steps = (0, 1) if op.attr("layout", 0) else (1, 0)
-        along = [(op.x.axes[steps])] + [op.y.axes[1 if op.attr("layout", 0) else 0]]
+        along = [op.x.axes[steps], op.y.axes[1 if op.attr("layout", 0) else 0]]
         yield from (Pinned(axis, "steps follow each other") for axis in along if axis.n > 1)
         lengths = op.tensor(LENGTHS)
         for axis in [t.axes[self._places(op, t)[1]] for t in self._states(op)] + ([lengths.axes[0]] if lengths else []):
@@ -214,7 +219,7 @@ class Recurrent(Rule):
 
     def _candidate_rows(self, rows: Array) -> Array:
         """The candidate's part of (direction, gates * unit, ...)."""
-        n = rows.shape[1] // self.gates
+        n = rows.shape[1] // self.count
         return rows[:, self.candidate * n : (self.candidate + 1) * n]
 
     def _quiet(self, op: Op) -> tuple[Mask, Array] | None:
@@ -228,7 +233,7 @@ class Recurrent(Rule):
         level = np.zeros(mask.shape)
         if b is not None:
             n = mask.shape[1]
-            first, second = (b[:, k + self.candidate * n :][:, :n] for k in (0, self.gates * n))
+            first, second = (b[:, k + self.candidate * n :][:, :n] for k in (0, self.count * n))
             level = self._bias(op, first, second)
         hot = np.flatnonzero(values)
         if len(hot):
@@ -283,7 +288,7 @@ class Recurrent(Rule):
             self._one_direction(op, slim, int(slim.slots(w, 0)[0]))
 
     def _one_direction(self, op: Op, slim: Slim, stays: int) -> None:
-        slim.set_attr(op, "direction", ("forward", "reverse")[stays])
+        op.node.attributes.add(ir.AttrString("direction", ("forward", "reverse")[stays]))
         names, per = op.attr("activations", ()), len(self.defaults)
         if names:
             op.node.attributes.add(ir.AttrStrings("activations", list(names[stays * per : (stays + 1) * per])))

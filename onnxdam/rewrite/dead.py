@@ -1,0 +1,45 @@
+"""Removal of what nobody reads: nodes, initializers, whole bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+
+def remove_dead(graph: ir.Graph) -> None:
+    """Removes nodes that nobody reads, and initializers that are left over, bodies of nodes included."""
+    for node in reversed(list(graph)):
+        if any(v.uses() or v.is_graph_output() for v in node.outputs):
+            for body in bodies(node):
+                remove_dead(body)
+        else:
+            for body in bodies(node):  # else what it captures would still count as read
+                body.outputs.clear()
+                remove_dead(body)
+            graph.remove(node, safe=True)
+    outputs = {id(v) for v in graph.outputs}
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and id(value) not in outputs:
+            del graph.initializers[name]
+            if any(value is v for v in graph.inputs):
+                graph.inputs.remove(value)
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs that a node holds."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def names(graph: ir.Graph) -> Iterator[str | None]:
+    """Names that are taken in a graph and in the bodies of its nodes."""
+    yield from (v.name for v in graph.inputs)
+    yield from graph.initializers
+    for node in graph:
+        yield from (v.name for v in node.outputs)
+        for body in bodies(node):
+            yield from names(body)
