@@ -298,6 +298,11 @@ def pin_all(op: Op, reason: str, tensors: Sequence[Tensor | None] | None = None)
                     yield Pinned(axis, reason)
 
 
+def pin(reason: str, *axes: Axis) -> Iterator[Relation]:
+    """All slots of these axes stay."""
+    return (Pinned(axis, reason) for axis in axes if axis.n > 1)
+
+
 def same(a: Axis, b: Axis) -> Iterator[Relation]:
     """All slots correspond in order; where the extents are not provably equal both axes are pinned."""
     if a.n == b.n:

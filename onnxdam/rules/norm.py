@@ -26,6 +26,7 @@ from onnxdam.rules.base import (
     Relation,
     Rule,
     adopt_shape,
+    pin,
     pin_all,
     same,
     same_axes,
@@ -34,11 +35,6 @@ from onnxdam.rules.elementwise import aligned, operand_const
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
-
-
-def pin(reason: str, *axes: Axis) -> Iterator[Relation]:
-    """All slots of these axes stay."""
-    return (Pinned(axis, reason) for axis in axes if axis.n > 1)
 
 
 class BatchNormalization(Rule):
