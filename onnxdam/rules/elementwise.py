@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Axis, Mask, Size, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Mask, Size, Sym, Tensor, at_most
 from onnxdam.rules.base import Op, Pinned, Relation, Rule, Same, pin_all
-from onnxdam.rules.shapes import combine
+from onnxdam.rules.shapes import choose, combine
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -37,7 +37,10 @@ def broadcast_size(sizes: Iterable[Size], inferred: Size) -> Size:
     static = [s for s in others if isinstance(s, int)]
     if static:
         return static[0]
-    return others.pop() if len(others) == 1 else inferred
+    for size in others:  # all others are equal to it, or at most it and so 1 where they differ
+        if all(at_most(other, size) for other in others):
+            return size
+    return inferred
 
 
 class Elementwise(Rule):
@@ -98,10 +101,10 @@ class Elementwise(Rule):
     def entries(self, op: Op) -> None:
         if len(op.ins) == 1 and op.kind in ("Identity", "Cast") and op.entries_of(0) is not None:
             op.y.set_entries(op.ins[0].entries)  # type: ignore[union-attr, arg-type]
-        elif len(op.ins) == 2 and op.kind in ("Add", "Sub", "Mul", "Div"):
-            a, b = op.entries_of(0), op.entries_of(1)
-            if a is not None and b is not None:
-                op.y.set_entries(combine(op.kind, a, b))
+        elif op.kind in ("Add", "Sub", "Mul", "Div", "Equal", "Where"):
+            parts = [e for i in range(len(op.ins)) if (e := op.entries_of(i)) is not None]
+            if len(parts) == len(op.ins) and op.y.dtype is not None and op.y.dtype.kind in "iub":
+                op.y.set_entries(choose(*parts) if op.kind == "Where" else combine(op.kind, *parts))
 
     def relations(self, op: Op) -> Iterator[Relation]:
         sources = self.sources(op)

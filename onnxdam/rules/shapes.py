@@ -41,6 +41,15 @@ class Shape(Rule):
     def _range(self, op: Op) -> slice:
         return slice(op.attr("start", 0), op.attr("end"))
 
+    def shapes(self, op: Op) -> None:
+        if op.x.opaque:
+            return
+        count = len(op.x.shape[self._range(op)])
+        if op.y.opaque:
+            op.y.reshape([count])
+        elif op.y.shape != (count,):
+            op.y.set_layout(0, (count,))
+
     def entries(self, op: Op) -> None:
         if not op.x.opaque:
             sizes = np.empty(op.x.rank, object)
@@ -118,6 +127,8 @@ def _combine_one(kind: str, a: object, b: object) -> object:
     known = isinstance(a, (int, np.integer)), isinstance(b, (int, np.integer))
     if a is None or b is None:
         return None
+    if kind == "Equal":
+        return int(a == b) if all(known) or a == b else 0 if _is_negative(a) or _is_negative(b) else None
     if all(known):
         x, y = int(a), int(b)  # type: ignore[call-overload]
         if kind == "Div":
@@ -130,8 +141,26 @@ def _combine_one(kind: str, a: object, b: object) -> object:
     return None
 
 
+def _is_negative(entry: object) -> bool:
+    return isinstance(entry, (int, np.integer)) and entry < 0
+
+
+def choose(condition: Array, a: Array, b: Array) -> Array:
+    """Entries of Where; None where neither the condition is known nor both sides agree."""
+    condition, a, b = np.broadcast_arrays(condition, a, b)
+    out = np.empty(a.shape, object)
+    for i in np.ndindex(a.shape):
+        out[i] = (a[i] if a[i] == b[i] else None) if condition[i] is None else a[i] if condition[i] else b[i]
+    return out
+
+
 class Range(Rule):
     """Range: the length follows from numbers computed at run time."""
+
+    def shapes(self, op: Op) -> None:
+        first, limit, step = (None if (e := op.entries_of(i)) is None else e.reshape(-1)[0] for i in range(3))
+        if first == 0 and step == 1 and isinstance(limit, Sym) and not op.y.opaque:
+            op.y.set_layout(0, (limit,))
 
     def relations(self, op: Op) -> Iterator[Relation]:
         yield from pin_all(op, "a range of numbers")

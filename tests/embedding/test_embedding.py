@@ -50,8 +50,8 @@ def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def weights(model: onnx.ModelProto) -> int:
-    """Number of floating-point numbers in a model."""
-    return sum(int(np.prod(t.dims)) for t in tensors(model.graph) if t.data_type in FLOATS)
+    """Number of floating-point numbers in a model, scalars aside: a scale may be computed in one file, stored in another."""
+    return sum(n for t in tensors(model.graph) if t.data_type in FLOATS and (n := int(np.prod(t.dims))) > 1)
 
 
 def run(path: pathlib.Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
