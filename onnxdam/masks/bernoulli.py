@@ -1,0 +1,119 @@
+"""Gates that approximate independent Bernoulli variables: every slot has a parameter of its own.
+
+HardConcrete (Louizos, Welling, Kingma, ICLR 2018, arXiv 1712.01312), with b = 2/3, gamma = -0.1, zeta = 1.1:
+
+    training    s = sigmoid((log u - log(1 - u) + log_a) / b),  z = clip(s (zeta - gamma) + gamma, 0, 1)      (eq. 10, 11)
+    evaluation  z = clip(sigmoid(log_a) (zeta - gamma) + gamma, 0, 1)                                         (eq. 13)
+    penalty     sum of P(z != 0) = sigmoid(log_a - b log(-gamma / zeta))                                      (eq. 12)
+
+DiffPrune (Shulman 2020, arXiv 2012.03653): of this paper we know the abstract only. Gates are a deterministic,
+differentiable transformation of real parameters that approximates a multivariate Bernoulli variable, can be evaluated
+with or without noise, reach exact zero, and are penalised by a surrogate of the L0 norm. The formula below is OUR
+READING of that, not the author's:
+
+    p = sigmoid(theta)                           the probability that the slot stays
+    z = clip((p - u) / w + 1/2, 0, 1)            a ramp of width w in place of the step [u < p]; u uniform on (0, 1)
+    deterministic: u = 1/2                       exactly 0 for p <= (1 - w) / 2, exactly 1 for p >= (1 + w) / 2
+    penalty      sum of P(z > 0) = min(1, p + w / 2)
+
+As w goes to 0, z becomes the Bernoulli variable itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from onnxdam.errors import InputError
+from onnxdam.masks.gate import Gate
+
+
+def _logit(p: float, who: str) -> float:
+    if not 0 < p < 1:
+        raise InputError(f"{who}: the initial probability {p} is not between 0 and 1")
+    return math.log(p / (1 - p))
+
+
+class HardConcrete(Gate):
+    """The L0 gate (arXiv 1712.01312).
+
+    Args:
+        n: number of slots.
+        dim: the axis of the input that is gated.
+        drop: p of the paper; log_a starts at N(logit(1 - p), 0.01). The paper takes .2 for the inputs of an MLP.
+    """
+
+    TEMPERATURE, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+    noise: Tensor
+
+    def __init__(self, n: int, dim: int = 1, *, drop: float = 0.5) -> None:
+        super().__init__(n, dim)
+        self.log_a = nn.Parameter(torch.full((n,), _logit(1 - drop, "HardConcrete")) + 0.01 * torch.randn(n))
+        self.register_buffer("noise", torch.zeros(n), persistent=False)  # log u - log(1 - u)
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        u = torch.rand_like(self.noise).clamp(1e-6, 1 - 1e-6)
+        self.noise.copy_(torch.log(u) - torch.log1p(-u))
+
+    def _stretch(self, s: Tensor) -> Tensor:
+        return s * (self.ZETA - self.GAMMA) + self.GAMMA
+
+    def soft(self) -> Tensor:
+        if self.training:
+            # a copy: the next draw must not change what autograd remembers of this pass
+            s = torch.sigmoid((self.noise.clone() + self.log_a) / self.TEMPERATURE)
+        else:
+            s = torch.sigmoid(self.log_a)
+        return self._stretch(s).clamp(0, 1)
+
+    def score(self) -> Tensor:
+        return self._stretch(torch.sigmoid(self.log_a.detach()))
+
+    def surrogate(self) -> Tensor:
+        return torch.sigmoid(self.log_a - self.TEMPERATURE * math.log(-self.GAMMA / self.ZETA)).sum()
+
+
+class DiffPrune(Gate):
+    """Our reading of differentiable pruning (arXiv 2012.03653; see the head of this file).
+
+    Args:
+        n: number of slots.
+        dim: the axis of the input that is gated.
+        stochastic: draw noise in training; evaluation never does.
+        start: the probability p at which all slots start.
+        width: w, between 0 and 1: how much of the ramp replaces the step.
+    """
+
+    noise: Tensor
+
+    def __init__(
+        self, n: int, dim: int = 1, *, stochastic: bool = False, start: float = 0.75, width: float = 0.5
+    ) -> None:
+        super().__init__(n, dim)
+        if not 0 < width < 1:
+            raise InputError(f"DiffPrune: the width {width} is not between 0 and 1; at 1 no gate reaches exact zero")
+        self.stochastic = stochastic
+        self.width = width
+        self.theta = nn.Parameter(torch.full((n,), _logit(start, "DiffPrune")) + 0.01 * torch.randn(n))
+        self.register_buffer("noise", torch.full((n,), 0.5), persistent=False)
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        if self.stochastic:
+            self.noise.uniform_()
+
+    def _ramp(self, p: Tensor, u: Tensor | float) -> Tensor:
+        return (p - u) / self.width + 0.5
+
+    def soft(self) -> Tensor:
+        noisy = self.training and self.stochastic
+        return self._ramp(torch.sigmoid(self.theta), self.noise.clone() if noisy else 0.5).clamp(0, 1)
+
+    def score(self) -> Tensor:
+        return self._ramp(torch.sigmoid(self.theta.detach()), 0.5)
+
+    def surrogate(self) -> Tensor:
+        return (torch.sigmoid(self.theta) + self.width / 2).clamp(max=1).sum()

@@ -1,0 +1,141 @@
+"""What every gate is: n slots, of which training chooses some.
+
+    soft gate        y = x * m(theta)         m depends on learnable parameters, or is 1 where weights are shrunk instead
+    hardened gate    y = x * v                v is a constant; exactly zero for the slots that left
+
+A gate answers four questions, whatever its method: the mask values, the penalty (as its paper states it), how many
+slots stay (expected: differentiable, actual: a number), and which slots are worth most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from onnxdam.errors import InputError
+
+
+class Gate(nn.Module):
+    """Base of all gates over the slots of one axis.
+
+    Used as a plain module it multiplies that axis of its input by the mask:
+
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), DAM(8), nn.Linear(8, 2))  # doctest: +SKIP
+
+    Args:
+        n: number of slots.
+        dim: the axis of the input that is gated; 1 is the channel axis of images and of feature vectors.
+
+    Attributes:
+        hard: whether the gate is hardened (a buffer, so it is saved with the weights).
+        values: the mask of a hardened gate, shape (n,).
+    """
+
+    hard: Tensor
+    values: Tensor
+
+    def __init__(self, n: int, dim: int = 1) -> None:
+        super().__init__()
+        if n < 1:
+            raise InputError(f"{type(self).__name__}: a gate needs at least one slot, not {n}")
+        self.n = n
+        self.dim = dim
+        self.register_buffer("hard", torch.tensor(False))
+        self.register_buffer("values", torch.ones(n))
+
+    # -- what a method defines -------------------------------------------------------------------------------------
+    def soft(self) -> Tensor:
+        """Mask values while the gate is not hardened, shape (n,); noisy only in training mode."""
+        raise NotImplementedError
+
+    def score(self) -> Tensor:
+        """What each slot is worth, shape (n,), without gradient; at most 0 where the method has closed it."""
+        raise NotImplementedError
+
+    def surrogate(self) -> Tensor:
+        """A differentiable stand-in for the number of open slots, a scalar."""
+        raise NotImplementedError
+
+    def cost(self) -> Tensor:
+        """The penalty of the paper, a scalar."""
+        return self.surrogate()
+
+    def draw(self) -> None:
+        """Draws new noise: once per forward pass, however many weights share the gate."""
+
+    def shrink(self, amount: float) -> None:
+        """The proximal step of methods that have one; `amount` is learning rate times penalty weight."""
+
+    # -- what all have -----------------------------------------------------------------------------------------------
+    def mask(self) -> Tensor:
+        """Mask values, shape (n,)."""
+        return torch.where(self.hard, self.values, self.soft())
+
+    def kept(self) -> Tensor:
+        """Which slots stay, bool, shape (n,)."""
+        return torch.where(self.hard, self.values != 0, self.score() > 0)
+
+    def expected(self) -> Tensor:
+        """How many slots stay, differentiable while the gate is soft, a scalar."""
+        return torch.where(self.hard, (self.values != 0).sum(), self.surrogate())
+
+    def penalty(self) -> Tensor:
+        """What the paper adds to the loss, before the weight lambda; 0 once hardened."""
+        return torch.where(self.hard, 0.0, self.cost())
+
+    @torch.no_grad()
+    def harden(self, keep: Tensor | None = None) -> None:
+        """Freezes the mask at its values in evaluation.
+
+        Args:
+            keep: slots that stay, bool, shape (n,); those that the method has closed come back with the smallest value
+                of the others. None: those that are open.
+        """
+        training = self.training
+        self.eval()
+        mask, keep = self.mask(), self.kept() if keep is None else keep.to(self.values.device)
+        self.train(training)
+        open_ = mask[keep & (mask != 0)]
+        least = open_.min() if len(open_) else mask.new_ones(())
+        self.values.copy_(torch.where(keep, torch.where(mask != 0, mask, least), 0.0))
+        self.hard.fill_(True)
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def take_values(self) -> Tensor:
+        """The values of a hardened gate, shape (n,); afterwards its mask is binary. Who takes them must apply them."""
+        values = self.values.clone()
+        self.values.copy_((values != 0).to(values))
+        return torch.where(values != 0, values, torch.ones_like(values))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiplies axis `dim` of x by the mask.
+
+        Args:
+            x: shape (..., n, ...).
+        """
+        if x.shape[self.dim] != self.n:
+            raise InputError(
+                f"{type(self).__name__}({self.n}): axis {self.dim} of an input of shape {tuple(x.shape)} "
+                f"has {x.shape[self.dim]} slots"
+            )
+        if self.training:
+            self.draw()
+        return x * along(self.mask().to(x.dtype), x.dim(), self.dim)
+
+    def extra_repr(self) -> str:
+        return f"{self.n}, dim={self.dim}"
+
+
+def along(mask: Tensor, rank: int, dim: int) -> Tensor:
+    """The mask, shape (n,), shaped so that it broadcasts along axis `dim` of a tensor of that rank."""
+    shape = [1] * rank
+    shape[dim] = -1
+    return mask.view(shape)
+
+
+def gates_of(model: nn.Module) -> Iterator[tuple[str, Gate]]:
+    """All gates of a model by name, each once."""
+    return ((name, m) for name, m in model.named_modules() if isinstance(m, Gate))

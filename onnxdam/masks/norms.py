@@ -1,0 +1,146 @@
+"""Methods without gate parameters: the weights themselves are shrunk until whole groups are zero.
+
+GroupLasso: slot i owns the group W_i of all weights that read it. Penalty sum of ||W_i||, taken as a proximal step after
+the optimiser's (Parikh and Boyd, Proximal Algorithms, 2014, section 6.5.4), so zeros are exact:
+
+    W_i <- W_i max(0, 1 - t / ||W_i||),   t = learning rate * lambda
+
+NetworkSlimming (Liu et al., ICCV 2017, arXiv 1708.06519, section 3): slot i owns the BatchNorm scales gamma_i of its
+channel. Penalty sum of |gamma_i|, by gradient; scales below a threshold count as zero, and are once hardened.
+
+As count of slots both offer sum_i s_i / (mean s of the kept slots): equal to the number kept, with the penalty's slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onnxdam.errors import InputError
+from onnxdam.masks.gate import Gate, along
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A weight of which every slot of a gate owns a part.
+
+    Attributes:
+        weight: returns the tensor (a function, as modules may replace their parameters).
+        axis: the axis that runs over the slots.
+        index: the slot that each entry of the axis belongs to, -1 for none, shape (extent,); None: entry i to slot i.
+    """
+
+    weight: Callable[[], Tensor]
+    axis: int
+    index: Tensor | None = None
+
+
+class _Strength(Gate):
+    """A gate whose slots are as strong as the weights they own."""
+
+    def __init__(self, n: int, owned: Sequence[Owned], dim: int, threshold: float) -> None:
+        super().__init__(n, dim)
+        self.owned = list(owned)
+        self.threshold = threshold
+        if not owned:
+            raise InputError(f"{type(self).__name__}: no weights belong to the gate")
+        for part in owned:
+            shape, extent = tuple(part.weight().shape), n if part.index is None else len(part.index)
+            if shape[part.axis] != extent:
+                raise InputError(
+                    f"{type(self).__name__}({n}): axis {part.axis} of a weight of shape {shape} does not fit"
+                )
+
+    def collect(self, elementwise: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sum of a function of the weights that each slot owns, shape (n,)."""
+        total = torch.zeros_like(self.values)
+        for part in self.owned:
+            weight = elementwise(part.weight()).movedim(part.axis, 0)
+            rows = weight.reshape(len(weight), -1).sum(1)
+            if part.index is None:
+                total = total + rows
+            else:
+                index = part.index.to(rows.device)
+                total = total.index_add(0, index[index >= 0], rows[index >= 0])
+        return total
+
+    def strength(self) -> Tensor:
+        """Shape (n,), at least 0, differentiable."""
+        raise NotImplementedError
+
+    def soft(self) -> Tensor:
+        return torch.ones_like(self.values)
+
+    def score(self) -> Tensor:
+        s = self.strength().detach()
+        return torch.where(s > self.threshold, s, 0.0)
+
+    def surrogate(self) -> Tensor:
+        s = self.strength()
+        kept = s.detach()[s.detach() > self.threshold]
+        return s.sum() / kept.mean() if len(kept) else s.sum()
+
+    def cost(self) -> Tensor:
+        return self.strength().sum()
+
+
+class GroupLasso(_Strength):
+    """Group lasso by proximal steps, exact zeros.
+
+    The penalty is a number to look at; what acts is `shrink`, after every step of the optimiser (`Gates.step` calls it).
+
+    Args:
+        n: number of slots.
+        owned: the weights that read the slots.
+        dim: the axis of the input that is gated, once hardened.
+    """
+
+    def __init__(self, n: int, owned: Sequence[Owned], dim: int = 1) -> None:
+        super().__init__(n, owned, dim, 0.0)
+
+    def strength(self) -> Tensor:
+        square = self.collect(torch.square)
+        return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)  # the root has no slope at 0
+
+    def penalty(self) -> Tensor:
+        return super().penalty().detach()
+
+    @torch.no_grad()
+    def shrink(self, amount: float) -> None:
+        factors = (1 - amount / self.strength().clamp(min=1e-30)).clamp(min=0)
+        for part in self.owned:
+            weight = part.weight()
+            weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))
+
+
+class NetworkSlimming(_Strength):
+    """L1 on BatchNorm scales (arXiv 1708.06519).
+
+    Args:
+        n: number of channels.
+        owned: the scales of the channels.
+        dim: the axis of the input that is gated, once hardened.
+        threshold: scales of at most this magnitude (summed over a channel's) count as zero.
+    """
+
+    def __init__(self, n: int, owned: Sequence[Owned], dim: int = 1, *, threshold: float = 1e-3) -> None:
+        super().__init__(n, owned, dim, threshold)
+
+    def strength(self) -> Tensor:
+        return self.collect(torch.abs)
+
+
+def spread(mask: Tensor, index: Tensor | None) -> Tensor:
+    """One entry per entry of `index`: that of its slot, 1 where it has none.
+
+    Args:
+        mask: shape (n,).
+        index: shape (extent,), -1 for none; None: as many entries as slots.
+    """
+    if index is None:
+        return mask
+    index = index.to(mask.device)
+    return torch.where(index >= 0, mask[index.clamp(min=0)], torch.ones((), dtype=mask.dtype, device=mask.device))
