@@ -2,9 +2,9 @@
 
 HardConcrete (Louizos, Welling, Kingma, ICLR 2018, arXiv 1712.01312), with b = 2/3, gamma = -0.1, zeta = 1.1:
 
-    training    s = sigmoid((log u - log(1 - u) + log_a) / b),  z = clip(s (zeta - gamma) + gamma, 0, 1)      (eq. 10, 11)
-    evaluation  z = clip(sigmoid(log_a) (zeta - gamma) + gamma, 0, 1)                                         (eq. 13)
-    penalty     sum of P(z != 0) = sigmoid(log_a - b log(-gamma / zeta))                                      (eq. 12)
+    training    s = sigmoid((log u - log(1 - u) + log_a) / b),  z = clip(s (zeta - gamma) + gamma, 0, 1)   (eq. 10, 11)
+    evaluation  z = clip(sigmoid(log_a) (zeta - gamma) + gamma, 0, 1)   (eq. 13)
+    penalty     sum of P(z != 0) = sigmoid(log_a - b log(-gamma / zeta))   (eq. 12)
 
 DiffPrune (Shulman 2020, arXiv 2012.03653): of this paper we know the abstract only. Gates are a deterministic,
 differentiable transformation of real parameters that approximates a multivariate Bernoulli variable, can be evaluated

@@ -1,7 +1,7 @@
 """Discriminative masking: one scalar per layer decides how many units stay, and the units leave in a fixed order.
 
     g_i = f(alpha^2 (mu_i + beta)),  mu_i = 5 i / n,  i = 0 .. n - 1        (Bu, Daw, Maruf, Karpatne, NeurIPS 2021,
-                                                                             arXiv 2110.00684, section 3)
+                                                                             arXiv 2110.00684)
     f(z) = ReLU(tanh z), or ReLU(z) ("linear"), or min(1, ReLU(z)) ("piecewise")
     loss = task + lambda * mean over layers of max(beta, -5)
 

@@ -1,7 +1,7 @@
 """What every gate is: n slots, of which training chooses some.
 
-    soft gate        y = x * m(theta)         m depends on learnable parameters, or is 1 where weights are shrunk instead
-    hardened gate    y = x * v                v is a constant; exactly zero for the slots that left
+    soft gate        y = x * m(theta)    m depends on learnable parameters, or is 1 where weights are shrunk instead
+    hardened gate    y = x * v           v is a constant; exactly zero for the slots that left
 
 A gate answers four questions, whatever its method: the mask values, the penalty (as its paper states it), how many
 slots stay (expected: differentiable, actual: a number), and which slots are worth most.

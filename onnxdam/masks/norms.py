@@ -1,11 +1,11 @@
 """Methods without gate parameters: the weights themselves are shrunk until whole groups are zero.
 
-GroupLasso: slot i owns the group W_i of all weights that read it. Penalty sum of ||W_i||, taken as a proximal step after
-the optimiser's (Parikh and Boyd, Proximal Algorithms, 2014, section 6.5.4), so zeros are exact:
+GroupLasso: slot i owns the group W_i of all weights that read it. Penalty sum of ||W_i||, taken as a proximal step
+after the optimiser's (Parikh and Boyd, Proximal Algorithms, 2014), so zeros are exact:
 
     W_i <- W_i max(0, 1 - t / ||W_i||),   t = learning rate * lambda
 
-NetworkSlimming (Liu et al., ICCV 2017, arXiv 1708.06519, section 3): slot i owns the BatchNorm scales gamma_i of its
+NetworkSlimming (Liu et al., ICCV 2017, arXiv 1708.06519): slot i owns the BatchNorm scales gamma_i of its
 channel. Penalty sum of |gamma_i|, by gradient; scales below a threshold count as zero, and are once hardened.
 
 As count of slots both offer sum_i s_i / (mean s of the kept slots): equal to the number kept, with the penalty's slope.
@@ -90,7 +90,7 @@ class _Strength(Gate):
 class GroupLasso(_Strength):
     """Group lasso by proximal steps, exact zeros.
 
-    The penalty is a number to look at; what acts is `shrink`, after every step of the optimiser (`Gates.step` calls it).
+    The penalty is a number to look at; what acts is `shrink`, after every step of the optimiser (`Gates.step` does it).
 
     Args:
         n: number of slots.

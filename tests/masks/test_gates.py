@@ -208,7 +208,7 @@ def test_bad_input_is_told():
         DAM(6)(torch.ones(2, 5))
     with pytest.raises(InputError, match="function 'cosh' is none of tanh, linear, piecewise"):
         DAM(6, function="cosh")
-    with pytest.raises(InputError, match="width 1.0"):
+    with pytest.raises(InputError, match=r"width 1\.0"):
         DiffPrune(3, width=1.0)
     with pytest.raises(InputError, match="not between 0 and 1"):
         HardConcrete(3, drop=1.0)
