@@ -215,7 +215,7 @@ def _any_level(t: Tensor) -> bool:
 
 
 def _taken(op: Op, index: int, power: float, slim: Slim, seen: set[Op]) -> list[Taker] | None:
-    if op.kind in _TRANSPARENT and index == 0:
+    if (op.kind in _TRANSPARENT and index == 0) or op in slim.gates.gone:
         return takers(op, power, slim, seen)
     if op.kind == "Sqrt":
         return takers(op, power / 2, slim, seen)
