@@ -33,7 +33,10 @@ def broadcast_size(sizes: Iterable[Size], inferred: Size) -> Size:
     """The extent that operands of these extents have together."""
     if isinstance(inferred, int):
         return inferred
+    sizes = list(sizes)
     others = {s for s in sizes if s != 1}
+    if sizes and not others:
+        return 1
     static = [s for s in others if isinstance(s, int)]
     if static:
         return static[0]

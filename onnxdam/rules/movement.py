@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Axis, Size, Sym, Tensor, capped, product
+from onnxdam.analysis.tensor import Array, Axis, Size, Sym, Tensor, at_most, capped, product
 from onnxdam.rules.base import (
     Follows,
     Op,
@@ -480,8 +480,10 @@ class Expand(Rule):
             j, k = i - y.rank + x.rank, (i - y.rank + len(sizes)) if sizes is not None else -1
             size = sizes[k] if sizes is not None and k >= 0 else None
             if j >= 0 and x.shape[j] != 1:
-                if size is None or not (isinstance(size, Sym) and isinstance(x.shape[j], Sym)) or size == x.shape[j]:
+                if size is None or isinstance(size, int) or at_most(size, x.shape[j]):
                     y.adopt(i, x.axes[j])
+                elif at_most(x.shape[j], size) and isinstance(y.shape[i], Sym):
+                    y.set_layout(i, (size,))
             elif size is not None and isinstance(y.shape[i], Sym):
                 y.set_layout(i, (size,))
 
