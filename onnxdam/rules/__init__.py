@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from onnxdam.rules import (
+    attention,
     control,
     conv,
     elementwise,
@@ -19,6 +20,7 @@ from onnxdam.rules import (
     reduce,
     reshape,
     resize,
+    select,
     shapes,
 )
 from onnxdam.rules.base import Rule
@@ -29,6 +31,7 @@ VERIFIED = {"": 26, "com.microsoft": 1}
 UNKNOWN = Rule()
 
 FAMILIES = (
+    attention,
     control,
     conv,
     elementwise,
@@ -42,6 +45,7 @@ FAMILIES = (
     reduce,
     reshape,
     resize,
+    select,
     shapes,
 )
 
