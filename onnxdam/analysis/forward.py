@@ -231,7 +231,7 @@ def _describe(value: ir.Value, inferred: onnx.TypeProto | None) -> tuple[list[Si
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension, fallback: str) -> Size:
-    if dim.HasField("dim_value"):
+    if dim.HasField("dim_value") and dim.dim_value >= 0:  # some files write -1 for unknown
         return int(dim.dim_value)
     return Sym(1, (dim.dim_param or fallback,))
 

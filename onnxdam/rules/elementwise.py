@@ -90,7 +90,7 @@ class Elementwise(Rule):
             return
         rank = max(t.rank for t in sources)
         for y in self.results(op):
-            if y.opaque:
+            if y.opaque or y.rank != rank:  # a file may declare nonsense
                 y.reshape([Sym(1, (f"{y.name}.{i}",)) for i in range(rank)])
             for i in range(rank):
                 axes = [a for t in sources if (a := aligned(t, y, i)) is not None]

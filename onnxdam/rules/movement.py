@@ -137,6 +137,8 @@ class Concat(Rule):
                 op.y.set_const(i, mask, known[0].value)
 
     def rewrite(self, op: Op, slim: Slim) -> None:
+        if op.y.opaque:
+            return
         axis, offset = self.axis(op), 0
         gone = []
         for i, t in enumerate(op.ins):
@@ -455,15 +457,6 @@ class Gather(Rule):
                 slim.skip(op, 0)
 
 
-class GatherElements(Rule):
-    """GatherElements: the result has the shape of the indices."""
-
-    def shapes(self, op: Op) -> None:
-        index = op.tensor(1)
-        if index is not None:
-            adopt_shape(index, op.y)
-
-
 class Expand(Rule):
     """Expand: axes of extent 1 repeat; the sizes are written down in the second input."""
 
@@ -705,7 +698,6 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "Split"): Split(),
     ("", "Slice"): Slice(),
     ("", "Gather"): Gather(),
-    ("", "GatherElements"): GatherElements(),
     ("", "Expand"): Expand(),
     ("", "Tile"): Tile(),
     ("", "Pad"): Pad(),

@@ -71,7 +71,7 @@ class Recurrent(Rule):
     def omits(self, op: Op, index: int) -> bool:
         """An initial state of zeros says what its absence says; shared, it would tie layers to each other."""
         t = op.tensor(index)
-        return index in (H0, C0) and t is not None and not t.opaque and t.uniform == 0
+        return index in (H0, C0) and t is not None and not t.opaque and bool(t.uniform == 0)
 
     def _understood(self, op: Op) -> bool:
         w, r = op.tensor(W), op.tensor(R)
@@ -277,13 +277,13 @@ class Recurrent(Rule):
 
     # -- rewriting -----------------------------------------------------------------------------------------------------
     def rewrite(self, op: Op, slim: Slim) -> None:
+        slim.omit(op)
         w = op.tensor(W)
         if w is None or not self._understood(op):
             return
         if slim.narrowed(op.y, -1) and op.attr("hidden_size") is not None:
             slim.set_attr(op, "hidden_size", slim.count(op.y, -1))
         self._absorb(op, slim, w)
-        slim.omit(op)
         if slim.narrowed(w, 0):
             self._one_direction(op, slim, int(slim.slots(w, 0)[0]))
 

@@ -157,7 +157,7 @@ class Reduce(Rule):
         return result, valid
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        axes = axes_of(op) if self.mean else None
+        axes = axes_of(op) if self.mean and not op.x.opaque else None
         if not axes or not any(slim.narrowed(op.x, i) for i in axes):
             return
         factor = math.prod(op.x.axes[i].n / slim.count(op.x, i) for i in axes)
