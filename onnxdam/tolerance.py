@@ -29,11 +29,13 @@ class Difference:
         error: as defined above; infinite when they cannot be the same result at all.
         where: boolean array of the entries that differ in kind (NaN, infinity, integers ...), or None.
         why: what differs in kind, empty if nothing does.
+        apart: the absolute difference, max |a - b|.
     """
 
     error: float
     where: np.ndarray | None = None
     why: str = ""
+    apart: float = float("inf")
 
 
 def rtol(kinds: Iterable[str]) -> float:
@@ -69,8 +71,8 @@ def _floats(a: np.ndarray, b: np.ndarray) -> Difference:
         apart = float(np.max(np.abs(a[finite] - b[finite])))
     scale = float(np.max(np.abs(a[finite])))
     if apart == 0.0:
-        return Difference(0.0)
-    return Difference(apart / scale if scale else float("inf"), why="" if scale else "zero in one only")
+        return Difference(0.0, apart=0.0)
+    return Difference(apart / scale if scale else float("inf"), why="" if scale else "zero in one only", apart=apart)
 
 
 def _structure(a: Any, b: Any) -> Difference:

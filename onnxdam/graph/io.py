@@ -445,37 +445,48 @@ def write(model: ir.Model, path: Path) -> None:
     large = sum(tensor.nbytes for tensor in tensors(model)) > PROTOBUF_LIMIT
     if large or EXTERNAL in model.graph.meta or any(isinstance(t, ir.ExternalTensor) for t in initializers):
         ir.save(
-            _attributes_inline(model), path, format="protobuf", external_data=data_file(path).name,
+            _inline(model), path, format="protobuf", external_data=data_file(path).name,
             size_threshold_bytes=SMALL, max_in_flight_bytes=2**28, max_workers=2,
         )  # fmt: skip
     else:
-        ir.save(_attributes_inline(model), path, format="protobuf")
+        ir.save(_inline(model), path, format="protobuf")
     if any(MAP_TYPE in value.meta for value in (*model.graph.inputs, *model.graph.outputs)):
         proto = onnx.load(path, format="protobuf", load_external_data=False)
         _put_map_types_back(model, proto)
         path.write_bytes(proto.SerializeToString())
 
 
-def _attributes_inline(model: ir.Model) -> ir.Model:
-    """The model, attribute tensors in memory: `ir.save` moves initializers only, and leaves these where they were."""
+def _inline(model: ir.Model) -> ir.Model:
+    """The model, small and attribute tensors of external data in memory; a clone where there are any.
 
-    def outside(attribute: ir.Attr) -> bool:
-        return (
-            not attribute.is_ref()
-            and attribute.type == ir.AttributeType.TENSOR
-            and isinstance(attribute.value, ir.ExternalTensor)
-        )
+    `ir.save` leaves attributes where they were, in a file that does not move along, and to read a small tensor it
+    closes the memory map under the arrays that others hold.
+    """
 
-    if not any(outside(a) for graph in graphs(model) for node in graph for a in node.attributes.values()):
+    def moves(tensor: object, limit: float) -> bool:
+        return isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= limit
+
+    def attributes(graph: ir.Graph | ir.Function) -> Iterator[tuple[ir.Node, str, ir.ExternalTensor]]:
+        for node in graph:
+            for name, attribute in list(node.attributes.items()):
+                if attribute.type == ir.AttributeType.TENSOR and moves(attribute.value, math.inf):
+                    yield node, name, attribute.value
+
+    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
         return model
     copy = model.clone()
     for graph in graphs(copy):
-        for node in graph:
-            for name, attribute in list(node.attributes.items()):
-                if outside(attribute):
-                    tensor = attribute.as_tensor()
-                    node.attributes[name] = ir.AttrTensor(name, ir.tensor(tensor.numpy().copy(), name=tensor.name))
+        for node, name, tensor in attributes(graph):
+            node.attributes[name] = ir.AttrTensor(name, _in_memory(tensor))
+        for value in graph.initializers.values() if isinstance(graph, ir.Graph) else ():
+            if moves(value.const_value, SMALL):
+                value.const_value = _in_memory(value.const_value)
     return copy
+
+
+def _in_memory(tensor: ir.TensorProtocol | None) -> ir.Tensor:
+    assert tensor is not None
+    return ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=tensor.name)
 
 
 def release(model: ir.Model) -> None:
