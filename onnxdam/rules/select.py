@@ -104,6 +104,15 @@ class Arg(Along):
         rest = [i for i in range(op.x.rank) if i not in over]
         return {i: (i if op.attr("keepdims", 1) else k) for k, i in enumerate(rest)}
 
+    def constants(self, op: Op) -> None:
+        x, over = op.x, self._over(op)
+        if not over or not x.any_const or op.attr("select_last_index", 0):
+            return
+        for i, j in self.where(op, over, op.y).items():  # among equals the first is chosen
+            const = x.const(i)
+            if const is not None and op.y.axes[j].n == len(const.mask):
+                op.y.set_const(j, const.mask, np.zeros(len(const.mask), np.int64))
+
 
 class CumulativeSum(Along):
     """CumSum, CumProd: the axis is an input."""
