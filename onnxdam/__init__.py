@@ -16,9 +16,10 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxdam.api import apply, explain, inspect, plan, slim
+    from onnxdam.api import apply, explain, plan, slim
     from onnxdam.bench import BenchResult, bench
     from onnxdam.errors import InputError, OnnxDamError, UnsupportedError, VerificationError
+    from onnxdam.inspection import Inspection, inspect
     from onnxdam.plan import Plan
     from onnxdam.verify import Report, verify
 
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BenchResult",
     "InputError",
+    "Inspection",
     "OnnxDamError",
     "Plan",
     "Report",
@@ -43,6 +45,7 @@ __all__ = [
 
 _HOME = {
     "BenchResult": "bench",
+    "Inspection": "inspection",
     "InputError": "errors",
     "OnnxDamError": "errors",
     "Plan": "plan",
@@ -52,7 +55,7 @@ _HOME = {
     "apply": "api",
     "bench": "bench",
     "explain": "api",
-    "inspect": "api",
+    "inspect": "inspection",
     "plan": "api",
     "slim": "api",
     "verify": "verify",

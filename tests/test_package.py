@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -62,7 +62,8 @@ def test_help_is_instant_and_loads_nothing_heavy() -> None:
     assert run.stderr.strip() == "[]"
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = resource.getrusage(resource.RUSAGE_CHILDREN)  # processor time: the machine may be busy with other tests
         subprocess.run([sys.executable, "-m", "onnxdam.cli", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
+        end = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime)
     assert min(times) < 0.2

@@ -426,3 +426,13 @@ def test_doctor() -> None:
     run = onnxdam("doctor")
     assert run.stdout.splitlines()[-1].startswith(("PASSED", "FAILED"))
     assert "onnxruntime" in run.stdout
+
+
+def test_inspect(masked: Path, tmp_path: Path) -> None:
+    run = onnxdam("inspect", masked, "--align", "none")
+    assert run.returncode == exits.DONE
+    assert "58 parameters" in run.stdout
+    assert "3 constant slots, 3 slots can leave" in run.stdout
+    assert "a graph output" in run.stdout
+    assert "no such file" in refused("inspect", tmp_path / "no.onnx")
+    assert json.loads(onnxdam("inspect", masked, "--json").stdout)["groups"]
