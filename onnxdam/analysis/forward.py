@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxdam.analysis.infer import infer_node
 from onnxdam.analysis.tensor import Array, Size, Sym, Tensor
 from onnxdam.rules import lookup
 from onnxdam.rules.base import Body, Op
@@ -144,6 +145,9 @@ class Network:
 
     def _learn(self, op: Op) -> None:
         op.rule.shapes(op)
+        if any(t.opaque for t in op.outs) and not op.bodies and op.node.domain in ("", "ai.onnx"):
+            infer_node(op)
+            op.rule.shapes(op)
         if not op.bodies and all(t is None or t.is_known for t in op.ins) and op.node.op_type not in RANDOM:
             self._fold(op)
         if not all(t.is_known for t in op.outs):
@@ -157,7 +161,7 @@ class Network:
         before = sum(t.content.nbytes if t.rank == 0 else _bytes(t) for t in op.ins if t is not None)
         after = sum(_bytes(t) for t in op.outs)
         leaf = op.rule.folds and all(t is None or t.is_leaf for t in op.ins)
-        if leaf and after > max(before, BIG):
+        if leaf and op.ins and after > max(before, BIG):
             return
         arrays = evaluate(op)
         if arrays is None:

@@ -179,10 +179,10 @@ class Op:
         return None if tensor is None else tensor.known
 
     def attr(self, name: str, default: Any = None) -> Any:
-        """An attribute's value, lists as tuples."""
+        """An attribute's value, lists as tuples; defaults are single precision, as attributes are."""
         attribute = self.node.attributes.get(name)
         if attribute is None:
-            return default
+            return float(np.float32(default)) if isinstance(default, float) else default
         value = attribute.value
         return tuple(value) if isinstance(value, (list, tuple)) else value
 
