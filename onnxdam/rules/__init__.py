@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onnxdam.rules import (
     attention,
+    contrib,
     control,
     conv,
     einsum,
@@ -33,6 +34,7 @@ UNKNOWN = Rule()
 
 FAMILIES = (
     attention,
+    contrib,
     control,
     conv,
     einsum,

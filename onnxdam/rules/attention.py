@@ -49,6 +49,7 @@ class Form:
         outs: results.
         per_head: axes that count query heads (masks, sinks).
         pinned: why dimensions of heads stay, "" where they need not.
+        scaled: why those of q and k stay.
     """
 
     heads: int
@@ -59,6 +60,7 @@ class Form:
     outs: list[Place] = field(default_factory=list)
     per_head: list[Axis] = field(default_factory=list)
     pinned: str = ""
+    scaled: str = ""
 
     def sizes(self, role: str) -> tuple[int, int]:
         """Heads and dimensions of a role."""
@@ -117,7 +119,12 @@ class Attention(Rule):
         if any(t is not None and t.opaque for t in (*op.ins, *results)) or results[0] is None:
             return None
         form = self.form(op)
-        return form if form is not None and form.fits() else None
+        if form is None or not form.fits():
+            return None
+        default = 1 / math.sqrt(form.depth)
+        if not op.attr("scale", 0.0) and op.x.dtype == np.float64 and np.float64(np.float32(default)) != default:
+            form.scaled = "the attribute `scale` is too short for their scale in float64"
+        return form
 
     # -- relations -------------------------------------------------------------------------------------------------
     def relations(self, op: Op) -> Iterator[Relation]:
@@ -143,8 +150,9 @@ class Attention(Rule):
         if groups is not heads:
             yield Blocks(groups, heads, form.groups)
         yield Blocks(merged["q"], heads, form.heads, known_tensor(self._significant(form)))
-        if form.pinned:
-            yield from (Pinned(d, form.pinned) for d in (depth, width) if d.n > 1)
+        for axis, reason in ((depth, form.pinned or form.scaled), (width, form.pinned)):
+            if reason and axis.n > 1:
+                yield Pinned(axis, reason)
         yield from self.extra(op, form)
         taken = {id(a) for a in covered}
         for t in (*op.ins, *op.outs):
@@ -380,10 +388,13 @@ class PackedAttention(Attention):
         w, form = op.tensor(1), self.checked(op)
         if w is None or form is None:
             return
-        removed = slim.absorbed(op.x, 2)
-        if removed is not None and self.absorb(op) == "bias":
+        removed, shared, weight = slim.absorbed(op.x, 2), slim.shared(op.x, 2), w.known
+        if self.absorb(op) == "bias" and shared is not None and weight is not None:
+            weight = contract.carry(weight.T, *shared).T
+            slim.set_known(op, 1, weight)
+        if self.absorb(op) == "bias" and removed is not None and weight is not None:
             bias = slim.full_known(op, 2)
-            shift = contract.contribution(w.content.T, removed)
+            shift = contract.contribution(weight.T, removed)
             slim.set_known(op, 2, (bias.astype(np.float64) + shift).astype(bias.dtype))
         super().rewrite(op, slim)
 

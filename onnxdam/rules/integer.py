@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Blocks, Contract, Op, Pinned, Product, Relation, Rule, Same, adopt_shape, pin_all, same
 from onnxdam.rules.matmul import MatMul
@@ -305,6 +305,13 @@ class IntegerMatMul(MatMul):
     def absorb(self, op: Op) -> str | None:
         return None
 
+    def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
+        """Integers cannot be scaled."""
+        return None
+
+    def weight_of(self, op: Op, index: int, axis: int) -> tuple[int, int] | None:
+        return None
+
     def rewrite(self, op: Op, slim: Slim) -> None:
         """Only the weights are narrowed."""
 
@@ -510,10 +517,6 @@ class MatMulNBits(Rule):
     def rewrite(self, op: Op, slim: Slim) -> None:
         if slim.narrowed(op.y, -1):
             slim.set_attr(op, "N", slim.count(op.y, -1))
-
-
-def _is_static(size: object) -> bool:
-    return not isinstance(size, Sym)
 
 
 TABLE: dict[tuple[str, str], Rule] = {
