@@ -63,12 +63,14 @@ class Transpose(Rule):
 
     def constants(self, op: Op) -> None:
         op.y.lower = op.x.lower
-        if op.x.opaque or not op.x.any_const:
+        if op.x.opaque or not (op.x.any_const or op.x.pairs):
             return
         for i, p in enumerate(self.perm(op)):
             const = op.x.const(p)
             if const is not None:
                 op.y.set_const(i, const.mask, const.value)
+        place = {p: i for i, p in enumerate(self.perm(op))}
+        op.y.pairs = {(place[i], place[j]): const for (i, j), const in op.x.pairs.items()}
 
 
 class Concat(Rule):
@@ -218,7 +220,8 @@ class Slice(Rule):
     """Slice with any step. Rewritten as a Slice where what stays is evenly spaced, else as a Gather."""
 
     def entries(self, op: Op) -> None:
-        x, plan = op.entries_of(0), self._plan(op)
+        x = op.entries_of(0)
+        plan = None if x is None or op.x.opaque else self._plan(op)
         if x is not None and plan is not None and x.ndim == 1 and 0 in plan and plan[0] is not None:
             op.y.set_entries(x[plan[0]])
 
