@@ -165,18 +165,21 @@ def _set_map_types_aside(proto: onnx.ModelProto) -> dict[str, bytes]:
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The inverse of loading a proto (`ir.to_proto` loses map types)."""
+    """The inverse of loading a proto (`ir.to_proto` loses map types, and describes every weight a second time)."""
     proto = ir.to_proto(model)
-    _put_map_types_back(model, proto)
+    _restore(model, proto)
     return proto
 
 
-def _put_map_types_back(model: ir.Model, proto: onnx.ModelProto) -> bool:
+def _restore(model: ir.Model, proto: onnx.ModelProto) -> None:
     opaque = {v.name: v.meta[MAP_TYPE] for v in (*model.graph.inputs, *model.graph.outputs) if MAP_TYPE in v.meta}
     for value in (*proto.graph.input, *proto.graph.output):
         if value.name in opaque:
             value.type.ParseFromString(opaque[value.name])
-    return bool(opaque)
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    described = [value for value in proto.graph.value_info if value.name not in stored]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(described)
 
 
 # --------------------------------------------------------------------------------------------------------- check
@@ -448,12 +451,11 @@ def write(model: ir.Model, path: Path) -> None:
             _inline(model), path, format="protobuf", external_data=data_file(path).name,
             size_threshold_bytes=SMALL, max_in_flight_bytes=2**28, max_workers=2,
         )  # fmt: skip
-    else:
-        ir.save(_inline(model), path, format="protobuf")
-    if any(MAP_TYPE in value.meta for value in (*model.graph.inputs, *model.graph.outputs)):
         proto = onnx.load(path, format="protobuf", load_external_data=False)
-        _put_map_types_back(model, proto)
-        path.write_bytes(proto.SerializeToString())
+        _restore(model, proto)
+    else:
+        proto = to_proto(_inline(model))
+    path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _inline(model: ir.Model) -> ir.Model:

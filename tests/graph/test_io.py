@@ -219,6 +219,13 @@ def test_save_is_deterministic_and_complete(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx"]
 
 
+def test_nothing_is_added_by_a_round_trip(tmp_path: Path) -> None:
+    path = saved(mlp(), tmp_path)
+    io.save(io.load(path), tmp_path / "again.onnx")
+    assert onnx.load(tmp_path / "again.onnx").graph.value_info == onnx.load(path).graph.value_info
+    assert (tmp_path / "again.onnx").stat().st_size <= path.stat().st_size
+
+
 def test_external_data_stays_external(tmp_path: Path) -> None:
     source = saved(mlp(wide=600), tmp_path, external=True)
     target = tmp_path / "elsewhere" / "out.onnx"
@@ -278,11 +285,13 @@ def test_unwritable_places(tmp_path: Path) -> None:
     ("number", "text"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "cannot be written"), (errno.EROFS, "written")]
 )
 def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, text: str) -> None:
-    def failing(model: object, path: Path, **options: object) -> None:
-        Path(path).write_bytes(b"half a model")
+    whole = Path.write_bytes
+
+    def failing(self: Path, data: bytes) -> int:
+        whole(self, data[: len(data) // 2])
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(ir, "save", failing)
+    monkeypatch.setattr(Path, "write_bytes", failing)
     with pytest.raises(InputError, match=text):
         io.save(io.load(mlp()), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
