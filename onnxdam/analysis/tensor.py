@@ -134,7 +134,7 @@ class Tensor:
 
     __slots__ = (
         "name", "value", "shape", "dtype", "axes", "opaque", "entries", "lower", "is_leaf", "pinned", "maker", "readers",
-        "_load", "_known", "_const", "_pattern",
+        "_load", "_known", "_const", "_pattern", "pairs",
     )  # fmt: skip
 
     def __init__(self, name: str, value: ir.Value | None, shape: Sequence[Size] | None, dtype: np.dtype | None) -> None:
@@ -154,6 +154,7 @@ class Tensor:
         self._known: Array | None = None
         self._const: dict[int, Const | None] = {}
         self._pattern: dict[int, Const] = {}
+        self.pairs: dict[tuple[int, int], Const] = {}  # constant slots of two axes together: mask[i, j], value[i, j]
         if shape is not None:
             self.reshape(shape)
 

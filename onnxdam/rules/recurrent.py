@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onnxdam.analysis.tensor import Array, Axis, Mask, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Sym, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Contract, Op, Pinned, Product, Relation, Rule, Same, pin_all, same
 
@@ -189,7 +189,10 @@ class Recurrent(Rule):
         for y in op.outs:
             y.set_const(-1, mask.all(0) & (value == value[0]).all(0), value[0])
             if len(mask) > 1:
-                y.set_const(self._places(op, y)[0], mask.all(1) & (value == value[:, :1]).all(1), value[:, 0])
+                d = self._places(op, y)[0]
+                y.set_const(d, mask.all(1) & (value == value[:, :1]).all(1), value[:, 0])
+                if mask.any():
+                    y.pairs[d, y.rank - 1] = Const(mask, np.where(mask, value, 0))
 
     def _zero_units(self, op: Op) -> Mask | None:
         """Which units (direction, unit) are zero before and after every step; None where that is not known."""

@@ -160,13 +160,14 @@ def _relate(group: Group, ins: list[Axis], outs: list[Axis]) -> Iterator[Relatio
 
 def regroup_constants(x: Tensor, y: Tensor) -> None:
     """Constant slots of x, read off in the axes of y."""
-    if not x.any_const:
+    if not x.any_const and not x.pairs:
         return
     if x.uniform is not None:
         y.set_uniform(x.uniform)
         return
     for group in groups(x, y):
-        if group.atoms is not None and any(x.const(i) is not None for i in group.ins):
+        together = any(i in group.ins and j in group.ins for i, j in x.pairs)
+        if group.atoms is not None and (together or any(x.const(i) is not None for i in group.ins)):
             _group_constants(group, x, y)
 
 
@@ -184,11 +185,24 @@ def _group_constants(group: Group, x: Tensor, y: Tensor) -> None:
         one, level = const.mask.reshape(shape), const.value.reshape(shape)
         value = np.where(mask, value, np.broadcast_to(level, sizes))
         mask = mask | one
+    for (i, k), const in x.pairs.items():
+        if i in group.ins and k in group.ins:
+            one, level = _spread(group, i, k, const.mask, sizes), _spread(group, i, k, const.value, sizes)
+            value = np.where(mask, value, np.broadcast_to(level, sizes))
+            mask = mask | one
     for j, atoms in zip(group.outs, group.out_atoms, strict=True):
         n = int(np.prod([sizes[a] for a in atoms]))
         order = [*atoms, *(a for a in range(len(sizes)) if a not in atoms)]
         m, v = mask.transpose(order).reshape(n, -1), value.transpose(order).reshape(n, -1)
         y.set_const(j, m.all(1) & (v == v[:, :1]).all(1), v[:, 0])
+
+
+def _spread(group: Group, i: int, k: int, facts: Array, sizes: Sequence[int]) -> Array:
+    """What is known of the slots of axes i and k together, over the atoms of the group."""
+    first, second = (group.in_atoms[group.ins.index(axis)] for axis in (i, k))
+    parts = facts.reshape([sizes[a] for a in (*first, *second)])
+    order = sorted(range(parts.ndim), key=lambda place: (*first, *second)[place])
+    return parts.transpose(order).reshape([s if a in (*first, *second) else 1 for a, s in enumerate(sizes)])
 
 
 class Regroup(Rule):
