@@ -121,8 +121,8 @@ class Attention(Rule):
         form = self.form(op)
         if form is None or not form.fits():
             return None
-        default = 1 / math.sqrt(form.depth)
-        if not op.attr("scale", 0.0) and op.x.dtype == np.float64 and np.float64(np.float32(default)) != default:
+        default = 1 / math.sqrt(form.depth)  # its root is what q and k are multiplied by
+        if not op.attr("scale", 0.0) and op.x.dtype == np.float64 and float(np.sqrt(np.float32(default))) ** 2 != default:
             form.scaled = "the attribute `scale` is too short for their scale in float64"
         return form
 

@@ -113,7 +113,7 @@ TRAPS = [
         "attention_operator_head_size_keeps_its_scale",
         "(double[N,T,6] x) => (double[N,T,6] y) { q = MatMul(x, Wq)  k = MatMul(x, Wk)  v = MatMul(x, Wv)"
         "  o = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v)  y = MatMul(o, Wo) }",
-        ATTENTION, {"Wq": s_[:, [1, 5]]}, {"Wq": (6, 6), "Wk": (6, 6)}, opset=23,
+        ATTENTION | {"Wq": (6, 32), "Wk": (6, 32)}, {"Wq": s_[:, [1, 17]]}, {"Wq": (6, 30), "Wk": (6, 30)}, opset=23,
     ),
     Trap(
         "fused_qkv_split",
