@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Mask, Tensor
+from onnxdam.analysis.tensor import Array, Mask, Sym, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Blocked, Blocks, Contract, Op, Pinned, Relation, Rule, Same, adopt_shape, pin_all, same
 
@@ -28,13 +28,16 @@ class Conv(Rule):
     transposed = False
 
     def shapes(self, op: Op) -> None:
-        x, y = op.x, op.y
+        x, y, w = op.x, op.y, op.tensor(1)
         if not y.opaque and not x.opaque:
             adopt_shape(x, y, [0])
+        channels = None if w is None or w.opaque else w.shape[1] * self.group(op) if self.transposed else w.shape[0]
+        if not y.opaque and isinstance(channels, int) and isinstance(y.shape[1], Sym):
+            y.set_layout(1, (channels,))
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x, y, w = op.x, op.y, op.tensor(1)
-        if w is None or x.opaque or y.opaque or w.opaque or not isinstance(x.shape[1], int):
+        if w is None or x.opaque or y.opaque or w.opaque or isinstance(x.shape[1], Sym) or isinstance(y.shape[1], Sym):
             yield from pin_all(op, "unknown rank or channels")
             return
         group = self.group(op)
@@ -96,6 +99,8 @@ class Conv(Rule):
         w, bias = op.tensor(1), self.bias(op)
         if w is None or bias is None or not w.is_known or op.y.opaque or op.x.opaque:
             return
+        if op.x.axes[1].n != w.shape[0 if self.transposed else 1] * (1 if self.transposed else self.group(op)):
+            return  # the channels are not known to be as many
         live, values = contract.live_slots(op.x, 1, padded=self.padded(op) or self.transposed)
         found = self._constant_outputs(op, w.content, live, values, bias)
         if found is not None:
