@@ -179,7 +179,7 @@ class Attention(Rule):
         return False
 
     @staticmethod
-    def zeros(form: Form, role: str) -> Array:
+    def zero_table(form: Form, role: str) -> Array:
         """Which (head, dimension) of a role are zero: in everything it is made of."""
         h, d = form.sizes(role)
         table = np.ones((h, d), bool)
@@ -194,15 +194,15 @@ class Attention(Rule):
 
     def _significant(self, form: Form) -> Array:
         """Which (query head, dimension) take part in the scores."""
-        shared = self.zeros(form, "k").repeat(form.heads // form.groups, 0)
-        return ~(self.zeros(form, "q") | shared)
+        shared = self.zero_table(form, "k").repeat(form.heads // form.groups, 0)
+        return ~(self.zero_table(form, "q") | shared)
 
     # -- constants -------------------------------------------------------------------------------------------------
     def constants(self, op: Op) -> None:
         form = self.checked(op)
         if form is None:
             return
-        table = self.zeros(form, "v").repeat(form.heads // form.groups, 0)
+        table = self.zero_table(form, "v").repeat(form.heads // form.groups, 0)
         if op.y.rank == 4:
             self._zero(op.y, 1, table.all(1))
             self._zero(op.y, 3, table.all(0))
