@@ -71,7 +71,8 @@ def _backwards(t: Tensor, axis: int, factors: Array, edits: dict[tuple[Op, int],
         return False
     for index, along in inputs.items():
         source = maker.tensor(index)
-        if source is None:
+        if source is None:  # a bias that absorbing constants may bring about
+            edits[maker, index] = (along, factors)
             continue
         if source.axes[along].n != len(factors):
             return False

@@ -17,10 +17,14 @@ from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Const, Size, Sym, Tensor, product
 from onnxdam.rewrite.dead import names, remove_dead
 from onnxdam.rewrite.gates import find_gates
+from onnxdam.rewrite.sizes import Sizes
 from onnxdam.rules.base import Op
 
 #: weights from this size on are sliced while they are written, not before
 LAZY = 1 << 20
+
+#: for every axis of a rewritten input: the tensor and axis it is narrowed like, None where it has its final width
+Likes = list[tuple[Tensor, int] | None]
 
 
 class Slim:
@@ -36,12 +40,13 @@ class Slim:
         self.need = need
         self.model = network.model
         self.gates = find_gates(need)
-        self._full: dict[tuple[Op, int], tuple[Array, list[tuple[Tensor, int] | None]]] = {}
+        self._full: dict[tuple[Op, int], tuple[Array, Likes]] = {}
         self._filled: set[Op] = set()
         self._sliced: dict[Tensor, ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
         self._slots: dict[object, Array] = {}
+        self.sizes = Sizes(need, self.shape)
         self._wanted: list[tuple[ir.Value, str]] = []  # new initializers, and the names they should have
 
     def has_work(self) -> bool:
@@ -82,13 +87,16 @@ class Slim:
 
     def _scale(self, op: Op) -> None:
         """Multiplies inputs by the scales of gates that were folded into them."""
-        for index, t in enumerate(op.ins):
+        for index in range(max(len(op.ins), 3)):
             for axis, factors in self.gates.scales.get((op, index), ()):
-                assert t is not None
-                content = self.final_known(op, index)
-                kept = factors[self.slots(t, axis)]
+                content, axes = self._content(op, index)
+                if content is None:
+                    continue
+                dtype, like = content.dtype, axes[axis]
+                kept = factors if like is None else factors[self.slots(*like)]
                 shape = [-1 if i == axis else 1 for i in range(content.ndim)]
-                self.set_sliced(op, index, (content.astype(np.float64) * kept.reshape(shape)).astype(content.dtype))
+                content = self._cut(content, axes).astype(np.float64) * kept.reshape(shape)
+                self.set_sliced(op, index, content.astype(dtype))
 
     # -- what stays --------------------------------------------------------------------------------------------------
     def slots(self, t: Tensor, axis: int) -> Array:
@@ -177,9 +185,18 @@ class Slim:
 
     def final_known(self, op: Op, index: int) -> Array:
         """Content of a known input as rewritten so far, at its final width."""
+        content, axes = self._content(op, index)
+        assert content is not None
+        return self._cut(content, axes)
+
+    def _content(self, op: Op, index: int) -> tuple[Array | None, Likes]:
+        """Content of an input as rewritten so far, and what each of its axes is narrowed like."""
+        if (op, index) in self._full:
+            return self._full[op, index]
         t = op.tensor(index)
-        assert t is not None
-        content, axes = self._full.get((op, index)) or (t.content, [(t, i) for i in range(t.rank)])
+        return (None, []) if t is None else (t.known, [(t, i) for i in range(t.rank)])
+
+    def _cut(self, content: Array, axes: Likes) -> Array:
         for axis, like in enumerate(axes):
             if like is not None and self.narrowed(*like):
                 content = content.take(self.slots(*like), axis)
@@ -192,7 +209,7 @@ class Slim:
             like: the axis that a one-dimensional input is narrowed along where there was none before.
         """
         old = op.tensor(index)
-        axes: list[tuple[Tensor, int] | None] = [(old, i) for i in range(old.rank)] if old is not None else [like]
+        axes: Likes = [(old, i) for i in range(old.rank)] if old is not None else [like]
         if old is not None and old.shape != content.shape:
             axes = [like if content.ndim == 1 or i == content.ndim - 1 else None for i in range(content.ndim)]
         self._full[op, index] = (content, axes)
@@ -209,9 +226,7 @@ class Slim:
                 op.node.replace_input_with(index, self._narrow(tensor))
         for (owner, index), (content, axes) in list(self._full.items()):
             if owner is op:
-                for axis, like in enumerate(axes):
-                    if like is not None and self.narrowed(*like):
-                        content = content.take(self.slots(*like), axis)
+                content = self._cut(content, axes)
                 old = op.tensor(index)
                 name = (old.value.name if old is not None and old.value is not None else None) or f"{op.y.name}.{index}"
                 self._put(op, index, self.initializer(name, content))
@@ -304,9 +319,10 @@ class Slim:
         op.ins = [op.ins[i] for i in stay]
 
     def omit(self, op: Op) -> None:
-        """Takes out the inputs that the node does without; their places stay empty."""
-        for index in range(len(op.ins)):
-            if op.rule.omits(op, index):
+        """Takes out inputs that are zero, where their absence says the same; their places stay empty."""
+        for index in op.rule.zeros:
+            t = op.tensor(index)
+            if t is not None and self.need.is_zero(t):
                 op.node.replace_input_with(index, None)
                 op.ins[index] = None
         while op.node.inputs and op.node.inputs[-1] is None:
@@ -465,7 +481,9 @@ class Slim:
         if source is None and all(isinstance(s, int) for s in sizes):
             self.set_sliced(op, index, np.array(sizes, np.int64))
             return
-        self._patch(op, index, {i: s for i, s in enumerate(sizes) if isinstance(s, int)}, len(sizes))
+        t = op.tensor(index)
+        if t is None or not self.sizes.fit(t, sizes, source):
+            self._patch(op, index, {i: s for i, s in enumerate(sizes) if isinstance(s, int)}, len(sizes))
 
     def _patch(self, op: Op, index: int, numbers: dict[int, int], length: int) -> None:
         """Overwrites entries of a size tensor that is computed at run time."""
@@ -478,16 +496,6 @@ class Slim:
             op, "Where", [self.initializer("sizes_known", mask), self.initializer("sizes", new), old], f"{old.name}_slim", old
         )
         op.node.replace_input_with(index, value)
-
-    def reads(self, op: Op, index: int, entries: set[int]) -> bool:
-        """Whether a reader of a size tensor uses one of these entries in the slim graph."""
-        if op.folded or op not in self.need.running:
-            return False
-        if op.rule.entries.__func__ is not None and index == 0 and op.known(1) is not None and op.kind == "Gather":  # type: ignore[attr-defined]
-            rank = op.x.shape[0]
-            picks = {int(i) % rank for i in np.atleast_1d(op.known(1)).reshape(-1)} if isinstance(rank, int) else entries
-            return bool(picks & entries)
-        return True
 
     def restore_entries(self, op: Op, numbers: dict[int, int]) -> None:
         """Puts numbers of the original model back into what a Shape reads off the narrowed tensor."""
@@ -521,7 +529,7 @@ class Slim:
         value = t.value
         if value is None or t.opaque or value.shape is None or not self.narrowed(t):
             return
-        if t.pinned:
+        if t.pinned or t.is_leaf:  # what is computed ahead of time keeps its width where the graph computes it
             return
         sizes = self.shape(t)
         if len(value.shape) == len(sizes):
