@@ -55,14 +55,14 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point of the `onnxdam` command: every outcome ends in one line and one exit status."""
+    warnings.showwarning = _show_warning
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _terminate)
     sys.exit(status(arguments))
 
 
 def status(arguments: list[str] | None = None) -> int:
     """Runs a command line and returns its exit status."""
-    warnings.showwarning = _show_warning
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _terminate)
     try:
         result = main.main(arguments, prog_name="onnxdam", standalone_mode=False)
         return result if isinstance(result, int) else exits.DONE
