@@ -167,6 +167,10 @@ class Attention(Rule):
             yield from same(p.tensor.axes[3], dims)
         elif p.tensor.axes[p.axis].n == merged.n:
             yield from same(p.tensor.axes[p.axis], merged)
+        elif merged.n == 1:  # one slot stays as long as the node does
+            mask = np.zeros(p.tensor.axes[p.axis].n, bool)
+            mask[p.offset] = True
+            yield Pinned(p.tensor.axes[p.axis], "the only head", mask)
         else:
             yield Same(merged, p.tensor.axes[p.axis], None, np.arange(p.offset, p.offset + merged.n))
 
