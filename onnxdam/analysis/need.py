@@ -11,7 +11,7 @@ Every growth is logged with its reason: `explain` reads the log backwards.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,8 @@ class Need:
         self._watch: dict[Axis, list[Constraint]] = {}
         self._constraints: dict[Op, list[Constraint]] = {}
         self._waiting: dict[Op, list[tuple[int, Tensor]]] = {}
-        self._waits_on: dict[Axis, list[Op]] = {}
+        self._waits_on: dict[Axis, dict[Op, None]] = {}
+        self._pieces: dict[Tensor, list[Constraint]] = {}  # indexed Sames by the tensors they speak of
         self._queue: deque[Constraint] = deque()
         self._operands: deque[Op] = deque()
         self._blocked: list[Axis] = []
@@ -118,6 +119,10 @@ class Need:
             for constraint in self._constraints[op]:
                 for axis in _watched(constraint.relation):
                     self._watch.setdefault(axis.root, []).append(constraint)
+                if isinstance(constraint.relation, Same):
+                    for tensor in (constraint.relation.a.tensor, constraint.relation.b.tensor):
+                        if tensor is not None:
+                            self._pieces.setdefault(tensor, []).append(constraint)
                 if isinstance(constraint.relation, Blocked):
                     self._blocked.append(constraint.relation.axis)
 
@@ -156,12 +161,11 @@ class Need:
             return
         mask |= new
         self.events.append((root, Event(axis, new, why.op, why.reason, why.source, why.back)))
-        self._wake(root)
-        for op in self._waits_on.pop(root, ()):
-            self._operands.append(op)
+        self._wake(self._watch.get(root, ()))
+        self._operands.extend(self._waits_on.pop(root, ()))
 
-    def _wake(self, root: Axis) -> None:
-        for constraint in self._watch.get(root, ()):
+    def _wake(self, constraints: Iterable[Constraint]) -> None:
+        for constraint in constraints:
             if not constraint.queued and constraint.op in self.running:
                 constraint.queued = True
                 self._queue.append(constraint)
@@ -174,7 +178,7 @@ class Need:
         for axis in tensor.axes:  # a single slot stays with its tensor, and so does what it was taken from
             if axis.n == 1 and axis.root in self._watch:
                 self._keep_one(axis, 0, "the tensor runs", tensor.maker)
-            self._wake(axis.root)
+        self._wake(self._pieces.get(tensor, ()))
         if tensor.maker is not None and tensor.maker not in self.running:
             self._run_op(tensor.maker)
 
@@ -191,10 +195,7 @@ class Need:
         else:
             self._waiting[op] = waiting
             self._operands.append(op)
-        for constraint in self._constraints.get(op, ()):
-            if not constraint.queued:
-                constraint.queued = True
-                self._queue.append(constraint)
+        self._wake(self._constraints.get(op, ()))
 
     def _check_operands(self, op: Op) -> None:
         """Operands that a rule may leave out run only once they are seen to matter."""
@@ -210,7 +211,7 @@ class Need:
         for _, tensor in left:
             for axis in tensor.axes:
                 if axis.n:
-                    self._waits_on.setdefault(axis.root, []).append(op)
+                    self._waits_on.setdefault(axis.root, {})[op] = None
 
     def _matters(self, op: Op, tensor: Tensor) -> bool:
         if tensor.opaque or tensor in op.outs:
