@@ -133,8 +133,9 @@ class Tensor:
     """One value: what the analysis knows of it before any decision is taken."""
 
     __slots__ = (
-        "name", "value", "shape", "dtype", "axes", "opaque", "entries", "lower", "is_leaf", "pinned", "maker", "readers",
-        "_load", "_known", "_const", "_pattern", "pairs",
+        "name", "value", "shape", "dtype", "axes", "opaque", "entries", "lower", "is_leaf", "pinned", "maker",
+        "readers",
+        "_load", "_known", "_const", "_pattern", "joint",
     )  # fmt: skip
 
     def __init__(self, name: str, value: ir.Value | None, shape: Sequence[Size] | None, dtype: np.dtype | None) -> None:
@@ -154,7 +155,7 @@ class Tensor:
         self._known: Array | None = None
         self._const: dict[int, Const | None] = {}
         self._pattern: dict[int, Const] = {}
-        self.pairs: dict[tuple[int, int], Const] = {}  # constant slots of two axes together: mask[i, j], value[i, j]
+        self.joint: dict[tuple[int, ...], Const] = {}  # constant slots of several axes together: mask[i, j, ...]
         if shape is not None:
             self.reshape(shape)
 
@@ -239,6 +240,25 @@ class Tensor:
                 if other not in self._const:
                     n = self.axes[other].n
                     self._const[other] = Const(np.ones(n, bool), np.repeat(value[:1], n))
+
+    def set_joint(self, axes: Sequence[int], mask: Mask, value: Array) -> None:
+        """Records which slots of several axes together are constant, and what follows for each axis alone.
+
+        Args:
+            axes: indices of axes.
+            mask: one dimension per axis; true where the slice at these slots of all of them is constant.
+            value: the constants, of the same shape.
+        """
+        wide = tuple(k for k, axis in enumerate(axes) if self.axes[axis].n > 1)
+        flat = [mask.shape[k] for k in wide]
+        mask, value = mask.reshape(flat), value.reshape(flat)
+        if not mask.any():
+            return
+        for k, place in enumerate(wide):
+            rows, levels = (np.moveaxis(a, k, 0).reshape(flat[k], -1) for a in (mask, value))
+            self.set_const(axes[place], rows.all(1) & (levels == levels[:, :1]).all(1), levels[:, 0])
+        if len(wide) > 1:
+            self.joint[tuple(axes[k] for k in wide)] = Const(mask, np.where(mask, value, 0))
 
     def set_uniform(self, value: Any) -> None:
         """The whole tensor is one constant."""

@@ -63,14 +63,36 @@ class Transpose(Rule):
 
     def constants(self, op: Op) -> None:
         op.y.lower = op.x.lower
-        if op.x.opaque or not (op.x.any_const or op.x.pairs):
+        if op.x.opaque or not (op.x.any_const or op.x.joint):
             return
         for i, p in enumerate(self.perm(op)):
             const = op.x.const(p)
             if const is not None:
                 op.y.set_const(i, const.mask, const.value)
         place = {p: i for i, p in enumerate(self.perm(op))}
-        op.y.pairs = {(place[i], place[j]): const for (i, j), const in op.x.pairs.items()}
+        op.y.joint = {tuple(place[i] for i in axes): const for axes, const in op.x.joint.items()}
+
+
+def pick_joint(x: Tensor, y: Tensor, picks: dict[int, Array | None], *, gone: bool = False) -> None:
+    """Facts about several axes of x together, where y takes slots of some axes.
+
+    Args:
+        picks: axis -> the slots that y takes of it, None where they are not known.
+        gone: y does not have the axes that are picked from.
+    """
+    for axes, const in x.joint.items():
+        if any(axis in axes and slots is None for axis, slots in picks.items()):
+            continue
+        mask, value = const.mask, const.value
+        for k, axis in enumerate(axes):
+            if axis in picks:
+                mask, value = mask.take(picks[axis], k), value.take(picks[axis], k)
+        lost = [k for k, axis in enumerate(axes) if gone and axis in picks]
+        stay = [axis for axis in axes if not (gone and axis in picks)]
+        places = [axis - sum(p < axis for p in picks) if gone else axis for axis in stay]
+        mask, value = (np.squeeze(a, tuple(lost)) for a in (mask, value))
+        if places and all(y.axes[p].n == n for p, n in zip(places, mask.shape, strict=True)):
+            y.set_joint(places, mask, value)
 
 
 class Concat(Rule):
@@ -186,7 +208,7 @@ class Split(Rule):
             yield from same_axes(x, y, [i for i in range(x.rank) if i != axis])
 
     def constants(self, op: Op) -> None:
-        if op.x.opaque or not op.x.any_const or any(y.opaque for y in op.outs):
+        if op.x.opaque or not (op.x.any_const or op.x.joint) or any(y.opaque for y in op.outs):
             return
         axis, offset = self.axis(op), 0
         const = op.x.const(axis)
@@ -195,6 +217,8 @@ class Split(Rule):
             n = y.axes[axis].n
             if const is not None and isinstance(y.shape[axis], int) and offset + n <= len(const.mask):
                 y.set_const(axis, const.mask[offset : offset + n], const.value[offset : offset + n])
+            if isinstance(y.shape[axis], int):
+                pick_joint(op.x, y, {axis: np.arange(offset, offset + n)})
             offset += n
 
     def rewrite(self, op: Op, slim: Slim) -> None:
@@ -306,11 +330,12 @@ class Slice(Rule):
 
     def constants(self, op: Op) -> None:
         x, y = op.x, op.y
-        if x.opaque or y.opaque or not x.any_const:
+        if x.opaque or y.opaque or not (x.any_const or x.joint):
             return
         plan = self._plan(op)
         if plan is None:
             return
+        pick_joint(x, y, {i: None if cut is None else np.arange(x.axes[i].n)[cut] for i, cut in plan.items()})
         carry_const(x, y, [i for i in range(x.rank) if i not in plan])
         for i, cut in plan.items():
             const = x.const(i)
@@ -428,9 +453,11 @@ class Gather(Rule):
 
     def constants(self, op: Op) -> None:
         x, index, y = op.x, op.tensor(1), op.y
-        if x.opaque or index is None or index.opaque or y.opaque or not (x.any_const or x.is_known):
+        if x.opaque or index is None or index.opaque or y.opaque or not (x.any_const or x.is_known or x.joint):
             return
         axis, shift = self.axis(op), index.rank - 1
+        if index.is_known and index.rank <= 1:
+            pick_joint(x, y, {axis: np.mod(index.content.reshape(-1), max(x.axes[axis].n, 1))}, gone=index.rank == 0)
         for i in range(x.rank):
             if i != axis and (x.any_const or x.axes[i].n > 1):
                 const = x.const(i)
@@ -462,6 +489,8 @@ class Gather(Rule):
 
 class Expand(Rule):
     """Expand: axes of extent 1 repeat; the sizes are written down in the second input."""
+
+    sizes = 1
 
     def shapes(self, op: Op) -> None:
         x, y = op.x, op.y
@@ -509,8 +538,9 @@ class Expand(Rule):
                     op.y.set_const(j, const.mask, const.value)
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        if slim.narrowed(op.y):
-            slim.write_sizes(op, 1, slim.shape(op.y))
+        count = op.length(1)
+        if count and (slim.narrowed(op.y) or slim.sizes.changed(op.tensor(1))):
+            slim.write_sizes(op, 1, slim.shape(op.y)[-count:])
 
 
 class Tile(Rule):

@@ -49,6 +49,8 @@ class Recurrent(Rule):
         odd: which of the activations have to map 0 to 0 for that.
     """
 
+    zeros = (H0, C0)
+
     def __init__(self, count: int, candidate: int, defaults: tuple[str, ...], odd: tuple[int, ...]) -> None:
         self.count = count
         self.candidate = candidate
@@ -65,13 +67,9 @@ class Recurrent(Rule):
 
     def _states(self, op: Op) -> list[Tensor]:
         """Everything that has one slot per hidden unit on its last axis, R left out."""
-        initial = [op.tensor(i) for i in (H0, C0) if not self.omits(op, i)]
-        return [*op.outs, *(t for t in initial if t is not None)]
-
-    def omits(self, op: Op, index: int) -> bool:
-        """An initial state of zeros says what its absence says; shared, it would tie layers to each other."""
-        t = op.tensor(index)
-        return index in (H0, C0) and t is not None and not t.opaque and bool(t.uniform == 0)
+        initial = [op.tensor(i) for i in self.zeros]
+        # a state of zeros may be shared: it would tie layers to each other
+        return [*op.outs, *(t for t in initial if t is not None and not t.opaque and t.uniform != 0)]
 
     def _understood(self, op: Op) -> bool:
         w, r = op.tensor(W), op.tensor(R)
@@ -192,7 +190,7 @@ class Recurrent(Rule):
                 d = self._places(op, y)[0]
                 y.set_const(d, mask.all(1) & (value == value[:, :1]).all(1), value[:, 0])
                 if mask.any():
-                    y.pairs[d, y.rank - 1] = Const(mask, np.where(mask, value, 0))
+                    y.joint[d, y.rank - 1] = Const(mask, np.where(mask, value, 0))
 
     def _zero_units(self, op: Op) -> Mask | None:
         """Which units (direction, unit) are zero before and after every step; None where that is not known."""

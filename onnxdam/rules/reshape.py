@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Axis, Size, Sym, Tensor, product
+from onnxdam.analysis.tensor import Array, Axis, Mask, Size, Sym, Tensor, product
 from onnxdam.rules.base import Op, Pinned, Product, Relation, Rule, Same, pin_all
 
 if TYPE_CHECKING:
@@ -160,13 +160,18 @@ def _relate(group: Group, ins: list[Axis], outs: list[Axis]) -> Iterator[Relatio
 
 def regroup_constants(x: Tensor, y: Tensor) -> None:
     """Constant slots of x, read off in the axes of y."""
-    if not x.any_const and not x.pairs:
+    if not x.any_const and not x.joint:
         return
     if x.uniform is not None:
         y.set_uniform(x.uniform)
         return
-    for group in groups(x, y):
-        together = any(i in group.ins and j in group.ins for i, j in x.pairs)
+    parts = groups(x, y)
+    place = {g.ins[0]: g.outs[0] for g in parts if len(g.ins) == len(g.outs) == 1}
+    for axes, const in x.joint.items():
+        if set(axes) <= place.keys() and all(x.axes[a].n == y.axes[place[a]].n for a in axes):
+            y.set_joint([place[a] for a in axes], const.mask, const.value)
+    for group in parts:
+        together = any(set(axes) <= set(group.ins) for axes in x.joint)
         if group.atoms is not None and (together or any(x.const(i) is not None for i in group.ins)):
             _group_constants(group, x, y)
 
@@ -185,9 +190,9 @@ def _group_constants(group: Group, x: Tensor, y: Tensor) -> None:
         one, level = const.mask.reshape(shape), const.value.reshape(shape)
         value = np.where(mask, value, np.broadcast_to(level, sizes))
         mask = mask | one
-    for (i, k), const in x.pairs.items():
-        if i in group.ins and k in group.ins:
-            one, level = _spread(group, i, k, const.mask, sizes), _spread(group, i, k, const.value, sizes)
+    for axes, const in x.joint.items():
+        if set(axes) <= set(group.ins):
+            one, level = (_spread(group, axes, facts, sizes) for facts in (const.mask, const.value))
             value = np.where(mask, value, np.broadcast_to(level, sizes))
             mask = mask | one
     for j, atoms in zip(group.outs, group.out_atoms, strict=True):
@@ -195,14 +200,33 @@ def _group_constants(group: Group, x: Tensor, y: Tensor) -> None:
         order = [*atoms, *(a for a in range(len(sizes)) if a not in atoms)]
         m, v = mask.transpose(order).reshape(n, -1), value.transpose(order).reshape(n, -1)
         y.set_const(j, m.all(1) & (v == v[:, :1]).all(1), v[:, 0])
+    _joint_constants(group, y, mask, value)
 
 
-def _spread(group: Group, i: int, k: int, facts: Array, sizes: Sequence[int]) -> Array:
-    """What is known of the slots of axes i and k together, over the atoms of the group."""
-    first, second = (group.in_atoms[group.ins.index(axis)] for axis in (i, k))
-    parts = facts.reshape([sizes[a] for a in (*first, *second)])
-    order = sorted(range(parts.ndim), key=lambda place: (*first, *second)[place])
-    return parts.transpose(order).reshape([s if a in (*first, *second) else 1 for a, s in enumerate(sizes)])
+def _joint_constants(group: Group, y: Tensor, mask: Mask, value: Array) -> None:
+    """What is known of the axes of y together beyond each alone; `mask` and `value` run over the atoms."""
+    wide = [(j, atoms) for j, atoms in zip(group.outs, group.out_atoms, strict=True) if y.axes[j].n > 1]
+    if len(wide) < 2 or mask.size != int(np.prod([y.axes[j].n for j, _ in wide])):
+        return
+    shape = [y.axes[j].n for j, _ in wide]
+    order = [a for _, atoms in wide for a in atoms] + [a for a in range(mask.ndim) if mask.shape[a] == 1]
+    order = list(dict.fromkeys(order))
+    together = mask.transpose(order).reshape(shape)
+    alone = np.zeros(shape, bool)
+    for k, (j, _) in enumerate(wide):
+        const = y.const(j)
+        if const is not None:
+            alone |= const.mask.reshape([-1 if i == k else 1 for i in range(len(shape))])
+    if (together & ~alone).any():
+        y.set_joint([j for j, _ in wide], together, value.transpose(order).reshape(shape))
+
+
+def _spread(group: Group, axes: Sequence[int], facts: Array, sizes: Sequence[int]) -> Array:
+    """What is known of the slots of some axes together, over the atoms of the group."""
+    atoms = [a for axis in axes for a in group.in_atoms[group.ins.index(axis)]]
+    parts = facts.reshape([sizes[a] for a in atoms])
+    order = sorted(range(parts.ndim), key=lambda place: atoms[place])
+    return parts.transpose(order).reshape([s if a in atoms else 1 for a, s in enumerate(sizes)])
 
 
 class Regroup(Rule):
@@ -230,6 +254,8 @@ class Regroup(Rule):
 
 class Reshape(Regroup):
     """Reshape: the sizes are written down in the second input."""
+
+    sizes = 1
 
     def shapes(self, op: Op) -> None:
         x, y = op.x, op.y
@@ -264,7 +290,7 @@ class Reshape(Regroup):
         yield from super().relations(op)
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        if slim.narrowed(op.x) or slim.narrowed(op.y):
+        if slim.narrowed(op.x) or slim.narrowed(op.y) or slim.sizes.changed(op.tensor(1)):
             if slim.shape(op.x) == slim.shape(op.y):
                 slim.skip(op, 0)
             else:
