@@ -16,6 +16,7 @@ import onnx.inliner
 import onnx_ir as ir
 
 from onnxdam.graph import io
+from onnxdam.graph.shapes import walk
 
 Shape = tuple[int, ...]
 
@@ -86,7 +87,11 @@ def count(model: io.AnyModel, *, sizes: Mapping[str, int] | None = None) -> Cost
     proto = io.to_proto(io.skeleton(loaded))
     notes = _fix_sizes(proto.graph, sizes or {})
     proto = _inferred(proto, notes)
-    nodes = tuple(_costs(proto.graph, {tensor.name: tensor for tensor in stored}, {}, set()))
+    by_name = {tensor.name: tensor for tensor in stored}
+    nodes = tuple(_costs(proto.graph, by_name, {}, set()))
+    if any(node.macs is None for node in nodes):
+        walk(proto)
+        nodes = tuple(_costs(proto.graph, by_name, {}, set()))
     unknown = [node for node in nodes if node.macs is None]
     if unknown:
         notes.append(f"{len(unknown)} nodes could not be counted (shapes unknown), the first is {unknown[0].name!r}")

@@ -98,3 +98,19 @@ def test_functions_are_looked_into() -> None:
         ' { y = f.times(x, w) } <domain: "f", opset_import: ["" : 17]> times (a, b) => (c) { c = MatMul(a, b) }'
     )
     assert count(model).macs == 24
+
+
+def test_computed_reshapes_are_followed() -> None:
+    """A view written as Shape, Gather, Unsqueeze, Concat, Reshape, as exporters before opset 13 wrote it."""
+    model = parsed(
+        "g (float[N, S, 12] x) => (float[A, B, C, D] y) {"
+        "  s = Shape(x)  n = Gather <axis = 0> (s, zero)  m = Unsqueeze <axes = [0]> (n)"
+        "  shape = Concat <axis = 0> (m, rest)  r = Reshape(x, shape)  t = Transpose <perm = [0, 2, 3, 1]> (r)"
+        "  u = Transpose <perm = [0, 2, 1, 3]> (r)  y = MatMul(u, t) }",
+        header='<ir_version: 7, opset_import: ["" : 11]>\n',
+        zero=np.array(0),
+        rest=np.array([-1, 3, 4]),
+    )
+    cost = count(model, sizes={"N": 2, "S": 5})
+    assert cost.macs == 2 * 3 * 5 * 5 * 4
+    assert cost.notes == ("counted with N = 2, S = 5",)
