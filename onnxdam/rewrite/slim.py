@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Const, Size, Sym, Tensor, product
-from onnxdam.rewrite.dead import names, remove_dead
+from onnxdam.rewrite.dead import idle_nodes, names, remove_dead
 from onnxdam.rewrite.gates import find_gates
 from onnxdam.rewrite.sizes import Sizes
 from onnxdam.rules.base import Op
@@ -33,10 +33,12 @@ class Slim:
     Args:
         network: the facts.
         need: which slots stay.
+        simplify: nodes whose results follow from the weights alone, and nodes that nobody reads, go too.
     """
 
-    def __init__(self, network: Network, need: Need) -> None:
+    def __init__(self, network: Network, need: Need, *, simplify: bool = True) -> None:
         self.network = network
+        self.simplify = simplify
         self.need = need
         self.model = network.model
         self.gates = find_gates(need)
@@ -48,6 +50,7 @@ class Slim:
         self._slots: dict[object, Array] = {}
         self.sizes = Sizes(need, self.shape)
         self._wanted: list[tuple[ir.Value, str]] = []  # new initializers, and the names they should have
+        self._idle = frozenset() if simplify else idle_nodes(self.model.graph)  # read by nobody from the beginning
 
     def has_work(self) -> bool:
         """Whether anything leaves."""
@@ -72,7 +75,7 @@ class Slim:
         for op in self.network.ops:
             for tensor in op.outs:
                 self.write_shape(tensor)
-        remove_dead(self.model.graph)
+        remove_dead(self.model.graph, spare=self._idle)
         self._restore_names()
         return self.model
 
@@ -218,11 +221,15 @@ class Slim:
         """Replaces an input by `content`, which has its final width."""
         self._full[op, index] = (content, [None] * content.ndim)
 
+    def finish(self, op: Op) -> None:
+        """Writes the inputs of a node that was rewritten already and is rewritten again."""
+        self._slice_weights(op)
+
     def _slice_weights(self, op: Op) -> None:
         for index, tensor in enumerate(op.ins):
             if (op, index) in self._full or tensor is None or not tensor.is_leaf:
                 continue
-            if self.narrowed(tensor) or self._is_stale(tensor):
+            if self.narrowed(tensor) or self._is_stale(tensor) or (self.simplify and _is_computed(tensor)):
                 op.node.replace_input_with(index, self._narrow(tensor))
         for (owner, index), (content, axes) in list(self._full.items()):
             if owner is op:
@@ -549,3 +556,8 @@ def _plain_sizes(sizes: Sequence[Size], source: Sequence[Size]) -> list[int] | N
     if plain.count(None) > 1 or 0 in [s for s in sizes if isinstance(s, int)]:
         return None
     return [-1 if p is None else p for p in plain]
+
+
+def _is_computed(t: Tensor) -> bool:
+    """Whether the content of a known tensor is computed by nodes, other than a Constant."""
+    return t.maker is not None and bool(t.maker.ins)

@@ -16,6 +16,7 @@ import numpy as np
 from onnxdam.analysis.tensor import Array, Mask, Sym, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Blocked, Blocks, Contract, Op, Pinned, Relation, Rule, Same, adopt_shape, pin_all, same
+from onnxdam.rules.quantize import add_to_integers, integer_bias, quantised_weight
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -79,6 +80,8 @@ class Conv(Rule):
         """How constants of x that are not zero can leave."""
         w, bias = op.tensor(1), op.tensor(2)
         if not self.padded(op):
+            if quantised_weight(op) and (bias is None or not bias.is_leaf):
+                return "bias" if integer_bias(op) is not None and self.group(op) == 1 else None
             return "bias" if bias is None or bias.is_leaf else None
         return "carrier" if w is not None and w.is_leaf else None
 
@@ -158,6 +161,10 @@ class Conv(Rule):
     def add_bias(self, op: Op, slim: Slim, shift: Array) -> None:
         """Adds `shift` (full width) to the bias, which is made where there is none."""
         if not shift.any():
+            return
+        made = integer_bias(op)
+        if made is not None:
+            add_to_integers(made, slim, shift)
             return
         old = op.known(2)
         w = op.known(1)

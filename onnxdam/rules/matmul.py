@@ -15,6 +15,7 @@ from onnxdam.analysis.tensor import Array, Sym, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Contract, Op, Pinned, Relation, Rule, pin_all, same
 from onnxdam.rules.elementwise import aligned, broadcast_size
+from onnxdam.rules.quantize import add_to_integers, integer_bias
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -216,7 +217,8 @@ class Gemm(Rule):
     def absorb(self, op: Op) -> str | None:
         b, c = op.tensor(1), op.tensor(2)
         if b is None or not b.is_leaf:
-            return None
+            plain = op.attr("alpha", 1.0) == op.attr("beta", 1.0) == 1
+            return "bias" if b is not None and plain and integer_bias(op) is not None else None
         fits = c is None or (c.is_leaf and op.attr("beta", 1.0) != 0 and c.content.size in (1, op.y.shape[1]))
         return "bias" if fits and op.attr("beta", 1.0) != 0 else "carrier"
 
@@ -255,13 +257,17 @@ class Gemm(Rule):
     def rewrite(self, op: Op, slim: Slim) -> None:
         b = op.tensor(1)
         ka, kb = self._contracted(op)
-        removed = slim.absorbed(op.x, ka) if b is not None and b.is_leaf else None
+        removed = slim.absorbed(op.x, ka) if b is not None and self.absorb(op) is not None else None
         if removed is None or b is None:
             return
         weight = b.content if kb == 1 else b.content.T
         if self.absorb(op) == "bias":
             shift = contract.contribution(weight, removed) * (op.attr("alpha", 1.0) / op.attr("beta", 1.0))
             if not shift.any():
+                return
+            made = None if b.is_leaf else integer_bias(op)
+            if made is not None:
+                add_to_integers(made, slim, shift)
                 return
             old = op.known(2)
             bias = shift.astype(weight.dtype) if old is None else (old.astype(np.float64) + shift).astype(old.dtype)

@@ -95,6 +95,39 @@ def zero_slots(x: Tensor, axis: int, zero: float | None, source: Tensor | None =
     return mask if mask.any() else None
 
 
+def integer_bias(op: Op, index: int = 2) -> Op | None:
+    """The node that dequantises the bias of a contraction of dequantised tensors, where a constant of x can be added to
+    its integers exactly: x, weight and bias have scales s, t and s t, and nobody else reads that bias."""
+    x, w, bias = op.x, op.tensor(1), op.tensor(index)
+    makers = [None if t is None or t.is_leaf else t.maker for t in (x, w, bias)]
+    if bias is None or len(bias.readers) != 1 or bias.pinned or any(m is None or m.kind != "DequantizeLinear" for m in makers):
+        return None
+    source, weight, made = (m for m in makers if m is not None)
+    scales = scalar(source, 1), number(weight, 1), number(made, 1)
+    if any(s is None for s in scales) or not made.x.is_leaf or made.x.dtype != np.int32 or scalar(made, 2, 0.0) != 0:
+        return None
+    wanted, found = np.asarray(scales[0] * scales[1]), np.asarray(scales[2])  # type: ignore[operator]
+    if wanted.ndim > 1 or found.ndim > 1 or wanted.size > found.size > 1 or made.x.rank != 1:
+        return None
+    return made if np.allclose(found, wanted, rtol=1e-6, atol=0) else None
+
+
+def quantised_weight(op: Op) -> bool:
+    """Whether the weight is dequantised: then a float bias would keep a runtime from fusing the contraction."""
+    w = op.tensor(1)
+    return w is not None and not w.is_leaf and w.maker is not None and w.maker.kind == "DequantizeLinear"
+
+
+def add_to_integers(made: Op, slim: Slim, shift: Array) -> None:
+    """Adds `shift` to what a node dequantises; it is a whole multiple of the scale up to rounding."""
+    scale = made.known(1)
+    assert scale is not None
+    old = slim.full_known(made, 0)
+    new = old.astype(np.int64) + np.rint(shift / scale.astype(np.float64).reshape(-1)).astype(np.int64)
+    slim.set_known(made, 0, new.astype(old.dtype))
+    slim.finish(made)
+
+
 # -- QuantizeLinear, DequantizeLinear ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Grid:

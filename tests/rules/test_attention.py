@@ -12,6 +12,13 @@ import pytest
 from tests.rules.runtime_case import check
 
 rng = np.random.default_rng(3)
+START = rng.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Every test draws the same numbers, whichever others run."""
+    rng.bit_generator.state = START
 
 
 def w(*shape: int) -> Any:

@@ -15,6 +15,13 @@ from onnxdam.rules.quantize import encode
 from tests.rules.runtime_case import check, model_of, run
 
 rng = np.random.default_rng(5)
+START = rng.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Every test draws the same numbers, whichever others run."""
+    rng.bit_generator.state = START
 
 
 def f(value: Any) -> Any:
@@ -154,6 +161,46 @@ def test_blocks_that_do_not_divide_stay() -> None:
              s=rng.uniform(0.1, 0.2, (3, 3)).astype("f")),
         dict(), opset=21, tolerance=1e-5,
     )  # fmt: skip
+
+
+def constant_qdq(kind: str, bias: bool) -> tuple[str, dict[str, Any], int]:
+    """A layer whose channels 1 and 3 are the constant 0.7, read by a quantised contraction."""
+    w = gone(rng.normal(size=(5, 6)).astype("f"), (slice(None), [1, 3]))
+    b = gone(rng.normal(size=6).astype("f"), [1, 3], 0.7)
+    sw = rng.uniform(0.01, 0.02, 4).astype("f")
+    v = ints(4, 6)
+    head = "a = Gemm(x, w, b)"
+    read = "y = Gemm<transB=1>(d, wd{c})"
+    space = ""
+    if kind == "conv":
+        head, read, space, w, v = "a = Conv(x, w, b)", "y = Conv(d, wd{c})", ",4,4", w.T[:, :, None, None].copy(), v[:, :, None, None]
+    weights = dict(QDQ, w=w, b=b, v=v, sv=sw, zv=np.zeros(4, np.int8))
+    more = ""
+    if bias:
+        more = "c = DequantizeLinear<axis=0>(cq, sc)"
+        weights |= dict(cq=ints(4, low=-900, high=900, dtype=np.int32), sc=sw * QDQ["sr"])
+    text = f"""(float[N,5{space}] x) => (float[N,4{space}] y) {{ {head}
+        q = QuantizeLinear(a, sr, zr)  d = DequantizeLinear(q, sr, zr)  wd = DequantizeLinear<axis=0>(v, sv, zv)  {more}
+        {read.format(c=", c" if bias else "")} }}"""
+    return text, weights, 4 if bias else 6
+
+
+@pytest.mark.parametrize("kind", ["gemm", "conv"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_constants_go_into_integer_biases(kind: str, bias: bool) -> None:
+    """The scales of x, weight and bias are s, t and s t: a constant is a whole number in the bias. Without a bias it stays."""
+    text, weights, left = constant_qdq(kind, bias)
+    tail = (1, 1) if kind == "conv" else ()
+    small = check(text, weights, dict(w=(left, 5, *tail) if tail else (5, left), b=(left,), v=(4, left, *tail)), tolerance=1e-5)
+    if bias:
+        kept = next(numpy_helper.to_array(t) for t in small.graph.initializer if t.name.startswith("cq"))
+        assert kept.dtype == np.int32 and (kept != weights["cq"]).any()
+
+
+def test_an_integer_bias_of_another_scale_takes_no_constants() -> None:
+    text, weights, _ = constant_qdq("gemm", True)
+    weights["sc"] = weights["sc"] * np.float32(1.01)
+    check(text, weights, dict(), tolerance=1e-5)
 
 
 # -- dynamic quantisation ------------------------------------------------------------------------------------------------
