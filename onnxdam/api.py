@@ -61,9 +61,9 @@ def plan(model: Model, **options: object) -> Plan:
     Raises:
         InputError: the model cannot be read, or an option does not fit it.
     """
-    chosen = _options(options)
+    chosen = read_options(options)
     source = io.load(model, strict=chosen.strict)
-    return _decide(source, chosen)[1]
+    return decide(working_copy(model, source), chosen, io.fingerprint(source))[1]
 
 
 def apply(model: M, plan: Plan) -> M:
@@ -75,11 +75,11 @@ def apply(model: M, plan: Plan) -> M:
     source = io.load(model)
     if io.fingerprint(source) != plan.fingerprint:
         raise InputError("plan: it was made for another model; make it again with `onnxdam prune --dry-run --plan`")
-    network = Network(functions.inline(source.clone()), float(plan.options.get("threshold", 0.0)))
+    network = Network(working_copy(model, source), float(plan.options.get("threshold", 0.0)))
     need = Need(network, preset=plan.kept)
     if record(need, plan.fingerprint, plan.options).kept != plan.kept:
         raise InputError("plan: it removes slots that are needed; slots can be added to a plan by hand, not taken away")
-    return _like(model, _rewrite(source, need))
+    return _like(model, _rewrite(source, need, simplify=bool(plan.options.get("simplify", True))))
 
 
 def slim(model: M, **options: object) -> tuple[M, Plan]:
@@ -88,10 +88,10 @@ def slim(model: M, **options: object) -> tuple[M, Plan]:
     Returns:
         The slim model, of the kind that went in, and the plan.
     """
-    chosen = _options(options)
+    chosen = read_options(options)
     source = io.load(model, strict=chosen.strict)
-    need, made = _decide(source, chosen)
-    return _like(model, _rewrite(source, need)), made
+    need, made = decide(working_copy(model, source), chosen, io.fingerprint(source))
+    return _like(model, _rewrite(source, need, simplify=chosen.simplify)), made
 
 
 def explain(model: Model, where: str, **options: object) -> list[Step]:
@@ -105,32 +105,40 @@ def explain(model: Model, where: str, **options: object) -> list[Step]:
     Raises:
         InputError: there is no such value, axis or index.
     """
-    chosen = _options(options)
-    need, _ = _decide(io.load(model, strict=chosen.strict), chosen)
+    chosen = read_options(options)
+    need, _ = decide(working_copy(model, io.load(model, strict=chosen.strict)), chosen, "")
     tensor, axis, index = _locate(need.network, where)
     return list(Reasons(need).chain(axis, _pick(need, tensor, axis) if index is None else index))
 
 
-def _options(options: dict[str, object]) -> Options:
+def read_options(options: dict[str, object]) -> Options:
+    """Keyword arguments as `Options`; InputError names one that does not exist."""
     try:
         return Options(**options)  # type: ignore[arg-type]
     except TypeError as error:
         raise InputError(f"unknown option: {error}") from None
 
 
-def _decide(source: ir.Model, options: Options) -> tuple[Need, Plan]:
+def working_copy(model: Model, source: ir.Model) -> ir.Model:
+    """A model that may be rewritten in place; one that was just read from a file is nobody else's."""
+    fresh = not isinstance(model, ir.Model) and not source.functions
+    return source if fresh else functions.inline(source.clone())
+
+
+def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, Plan]:
+    """The decision and its record; `source` may be rewritten by it later."""
     multiple = fast_multiple(options.align, options.provider)
     if options.threshold < 0:
         raise InputError(f"threshold: {options.threshold} is negative")
-    network = Network(functions.inline(source.clone()), options.threshold)
+    network = Network(source, options.threshold)
     need = Need(network, align=multiple, protect=_protected(network, options.protect))
-    asked = {"threshold": options.threshold, "align": multiple, "protect": list(options.protect)}
-    return need, record(need, io.fingerprint(source), asked)
+    asked = {"threshold": options.threshold, "align": multiple, "protect": list(options.protect), "simplify": options.simplify}
+    return need, record(need, fingerprint, asked)
 
 
-def _rewrite(source: ir.Model, need: Need) -> ir.Model:
+def _rewrite(source: ir.Model, need: Need, *, simplify: bool) -> ir.Model:
     """The slim model; a model from which nothing leaves comes back as it was."""
-    slimmer = Slim(need.network, need)
+    slimmer = Slim(need.network, need, simplify=simplify)
     return slimmer.run() if slimmer.has_work() else source
 
 

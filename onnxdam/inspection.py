@@ -96,9 +96,9 @@ def inspect(model: io.AnyModel, **options: object) -> Inspection:
     Raises:
         InputError: the model cannot be read, or an option does not fit it.
     """
-    chosen = api._options(options)
+    chosen = api.read_options(options)
     source = io.load(model, strict=chosen.strict)
-    need, plan = api._decide(source, chosen)
+    need, plan = api.decide(api.working_copy(model, source), chosen, io.fingerprint(source))
     groups = sorted(_groups(need), key=lambda group: (-group.dead, -group.constant, -group.slots))
     pins = sorted(_pins(need), key=lambda pin: -pin.slots)
     return Inspection(count.count(source), plan, tuple(groups), tuple(pins))

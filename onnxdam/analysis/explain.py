@@ -101,16 +101,19 @@ class Reasons:
 
     @staticmethod
     def _masked_here(op: Op, t: Tensor, i: int) -> Mask | None:
-        """Slots that are constant in an output but in no input on the same axis."""
+        """Slots that weights make constant: constant in an output, but in no input on the same axis."""
         const = t.const(i) if t.any_const and t.axes[i].n > 1 else None
-        if const is None or t.uniform is not None:
+        if const is None or t.uniform is not None or t.entries is not None:
+            return None
+        root = t.axes[i].root
+        if not any(w is not None and w.is_leaf and any(a.root is root for a in w.axes) for w in op.ins):
             return None
         mask = const.mask.copy()
         for source in op.ins:
             if source is None or source.is_leaf or source.opaque:
                 continue
             for j, axis in enumerate(source.axes):
-                known = source.const(j) if axis.root is t.axes[i].root and source.any_const else None
+                known = source.const(j) if axis.root is root and source.any_const else None
                 if known is not None:
                     mask &= ~known.mask
         return mask

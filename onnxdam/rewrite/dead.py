@@ -7,12 +7,26 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 
-def remove_dead(graph: ir.Graph) -> None:
-    """Removes nodes that nobody reads, and initializers that are left over, bodies of nodes included."""
+def idle_nodes(graph: ir.Graph) -> frozenset[ir.Node]:
+    """Nodes that nobody reads."""
+    return frozenset(node for node in graph.all_nodes() if not _is_read(node))
+
+
+def _is_read(node: ir.Node) -> bool:
+    return any(v.uses() or v.is_graph_output() for v in node.outputs)
+
+
+def remove_dead(graph: ir.Graph, spare: frozenset[ir.Node] = frozenset()) -> None:
+    """Removes nodes that nobody reads, and initializers that are left over, bodies of nodes included.
+
+    Args:
+        graph: is changed in place.
+        spare: nodes that stay although nobody reads them.
+    """
     for node in reversed(list(graph)):
-        if any(v.uses() or v.is_graph_output() for v in node.outputs):
+        if node in spare or _is_read(node):
             for body in bodies(node):
-                remove_dead(body)
+                remove_dead(body, spare)
         else:
             for body in bodies(node):  # else what it captures would still count as read
                 body.outputs.clear()
