@@ -265,7 +265,7 @@ class Slim:
                 for axis, pick in enumerate(picks):
                     if pick is not None:
                         array = array.take(pick, axis)
-                return np.ascontiguousarray(array)
+                return np.asarray(array, order="C")
 
             assert t.value is not None
             name = t.value.name or "weight"
