@@ -88,7 +88,7 @@ TRAPS = [
     Trap("head_dimension_of_values", ATTEND, ATTENTION, {"Wv": s_[:, [1, 3, 5, 7]]}, {"Wv": (6, 4), "Wo": (4, 6)}),
     Trap("scale_computed_from_a_pruned_shape", ATTEND_RUNTIME_SCALE, ATTENTION | RUNTIME, {"Wq": s_[:, [1, 3, 5, 7]]}),
     Trap("scale_computed_from_shape_with_a_dead_head", ATTEND_RUNTIME_SCALE, ATTENTION | RUNTIME, {"Wv": s_[:, 2:4]},
-         {"Wq": (6, 6), "Wk": (6, 6), "Wv": (6, 6), "Wo": (6, 6)}),
+         {"Wq": (6, 6), "Wk": (6, 6), "Wv": (6, 6), "Wo": (6, 6)}, at_most=1),
     Trap("all_heads_dead", ATTEND, ATTENTION, {"Wv": s_[:]}),
     Trap(
         "grouped_queries_stay_whole_groups",

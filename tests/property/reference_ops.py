@@ -8,6 +8,7 @@ Runtime.
     Quantize/DequantizeLinear   missing before opset 19
     BatchNormalization recomputes the statistics before opset 14
     Softmax and kin    do not merge the axes behind `axis`, as they should before opset 13
+    Erf, Gelu, HardSwish   compute in float32, or with constants of float32
     Pad                refuses negative pads in most cases
     Loop               stacks scan outputs with vstack, and runs nothing when the condition is omitted
 """
@@ -15,6 +16,7 @@ Runtime.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -188,6 +190,33 @@ class Hardmax(OpRun):  # type: ignore[misc]
         return (hot.reshape(x.shape),)
 
 
+def erf(x: Array) -> Array:
+    return np.array([math.erf(v) for v in np.ravel(x)]).reshape(np.shape(x)).astype(x.dtype)
+
+
+class Erf(OpRun):  # type: ignore[misc]
+    op_domain = ""
+
+    def _run(self, x):  # type: ignore[no-untyped-def]
+        return (erf(x),)
+
+
+class Gelu(OpRun):  # type: ignore[misc]
+    op_domain = ""
+
+    def _run(self, x, approximate=None):  # type: ignore[no-untyped-def]
+        if approximate == "tanh":
+            return ((0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))).astype(x.dtype),)
+        return ((0.5 * x * (1 + erf(x / np.sqrt(2)))).astype(x.dtype),)
+
+
+class HardSwish(OpRun):  # type: ignore[misc]
+    op_domain = ""
+
+    def _run(self, x):  # type: ignore[no-untyped-def]
+        return ((x * np.clip(x / 6 + 0.5, 0, 1)).astype(x.dtype),)
+
+
 class Pad(OpRun):  # type: ignore[misc]
     op_domain = ""
 
@@ -232,5 +261,5 @@ class Loop(_Loop):  # type: ignore[misc]
 
 REFERENCE_OPS = [
     ConvTranspose, MaxPool, GlobalMaxPool, GatherElements, DequantizeLinear, QuantizeLinear, Loop, Pad,
-    BatchNormalization, Softmax, LogSoftmax, Hardmax,
+    BatchNormalization, Softmax, LogSoftmax, Hardmax, Erf, Gelu, HardSwish,
 ]  # fmt: skip
