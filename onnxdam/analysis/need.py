@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxdam.analysis.forward import Network
-from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor, nonzero_slots
 from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
 
@@ -438,7 +438,7 @@ class Need:
         """Tells which of some slots of x the kept part of the weight reads with something other than zero."""
 
         def reads(slots: Mask) -> Mask:
-            return _read_slots(_significant(r), r.axis, r.rows, slots, [self.kept(a) if a.n > 1 else None for a in r.weight.axes])
+            return nonzero_slots(_significant(r), r.axis, slots, [self.kept(a) if a.n > 1 else None for a in r.weight.axes])
 
         return reads
 
@@ -527,32 +527,3 @@ def _silent(r: Contract) -> Mask | None:
         return r.weight.zeros(r.axis)
     const = r.weight.const(r.axis)
     return None if const is None or r.weight_zero.size != 1 else const.mask & (const.value == r.weight_zero.reshape(()))
-
-
-def _read_slots(weight: Array, axis: int, rows: int, slots: Mask, kept: list[Mask | None]) -> Mask:
-    """Which of `slots` along `axis` hold something other than zero in the kept part of the weight.
-
-    Reads rows in growing chunks and stops asking for a slot once it is found: a dense weight costs a few rows.
-    """
-    view = np.moveaxis(weight, axis, 0) if rows == axis or weight.ndim == 1 else np.moveaxis(weight, (rows, axis), (0, 1))
-    order = [rows, axis] if view.ndim > 1 and rows != axis else [axis]
-    rest = [i for i in range(weight.ndim) if i not in order]
-    found = np.zeros(len(slots), bool)
-    if rows == axis or weight.ndim == 1:
-        picks = np.flatnonzero(slots)
-        found[picks] = view[picks].reshape(len(picks), -1).astype(bool).any(1)
-        return found
-    row_mask = kept[rows]
-    chosen = np.arange(weight.shape[rows]) if row_mask is None else np.flatnonzero(row_mask)
-    open_, start, size = np.flatnonzero(slots), 0, 2
-    while start < len(chosen) and len(open_):
-        part = view[chosen[start : start + size]][:, open_]
-        for k, i in enumerate(rest):
-            mask = kept[i]
-            if mask is not None and not mask.all():
-                part = np.compress(mask, part, axis=2 + k)
-        hit = part.astype(bool).any(tuple(j for j in range(part.ndim) if j != 1))
-        found[open_[hit]] = True
-        open_ = open_[~hit]
-        start, size = start + size, min(size * 4, 4096)
-    return found

@@ -293,8 +293,8 @@ class Tensor:
     def zeros(self, axis: int) -> Mask | None:
         """The slots of an axis that are zero, or None where there are none."""
         if self.is_known and axis not in self._const:
-            empty = _zero_slices(self.content, axis % self.rank)
-            return empty if empty.any() else None
+            empty = ~nonzero_slots(self.content, axis % self.rank)
+            return empty if empty.any() and self.content.size else None
         const = self.const(axis)
         if const is None:
             return None
@@ -336,12 +336,34 @@ def _uniform_slices(array: Array, axis: int) -> Const | None:
     return Const(mask, np.where(mask, wide(rows[:, 0]), 0)) if mask.any() else None
 
 
-def _zero_slices(array: Array, axis: int) -> Mask:
+def nonzero_slots(array: Array, axis: int, slots: Mask | None = None, kept: Sequence[Mask | None] = ()) -> Mask:
+    """Which slots along `axis` hold something other than zero.
+
+    Reads growing chunks and stops asking for a slot once it is found: an array that is dense costs very little.
+
+    Args:
+        array: any content.
+        axis: counted from the front.
+        slots: the slots in question, None: all.
+        kept: what to read of each axis, None: all of it; the entry of `axis` is not used.
+    """
+    found = np.zeros(array.shape[axis], bool)
     if not array.size:
-        return np.zeros(array.shape[axis], bool)
-    rows = np.moveaxis(array, axis, 0)
-    first = rows.reshape(len(rows), -1)[:, :16] if rows.flags.c_contiguous else rows[(slice(None),) + (0,) * (rows.ndim - 1)]
-    mask: Mask = ~first.astype(bool).reshape(len(rows), -1).any(1)
-    if mask.any():
-        mask[mask] = ~rows[mask].reshape(int(mask.sum()), -1).astype(bool).any(1)
-    return mask
+        return found
+    others = sorted((i for i in range(array.ndim) if i != axis), key=array.shape.__getitem__, reverse=True)
+    view = array.transpose(axis, *others) if others else array[:, None]
+    masks = [kept[i] if i < len(kept) else None for i in others]
+    rows = None if not masks or masks[0] is None or masks[0].all() else np.flatnonzero(masks[0])
+    count = view.shape[1] if rows is None else len(rows)
+    left, start, size = np.arange(len(found)) if slots is None else np.flatnonzero(slots), 0, 4
+    while start < count and len(left):
+        chunk = slice(start, start + size)
+        part = view[left, chunk] if rows is None else view[left[:, None], rows[chunk]]
+        for i, mask in enumerate(masks[1:], 2):
+            if mask is not None and not mask.all():
+                part = np.compress(mask, part, axis=i)
+        hit = part.astype(bool).any(tuple(range(1, part.ndim)))
+        found[left[hit]] = True
+        left = left[~hit]
+        start, size = start + size, size * 8
+    return found

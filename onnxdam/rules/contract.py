@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Const, Mask, Tensor
+from onnxdam.analysis.tensor import Array, Const, Mask, Tensor, nonzero_slots
 
 
 def live_slots(x: Tensor, axis: int, *, padded: bool = False, zero: float = 0) -> tuple[Mask, Array]:
@@ -29,18 +29,8 @@ def live_slots(x: Tensor, axis: int, *, padded: bool = False, zero: float = 0) -
 
 
 def silent_rows(weight: Array, live: Mask) -> Mask:
-    """Rows o of weight[o, k, ...] that are zero for every live k. Reads little of a weight that is dense."""
-    if not weight.size:
-        return np.ones(len(weight), bool)
-    columns = np.flatnonzero(live)
-    if not len(columns):
-        return np.ones(len(weight), bool)
-    probe = weight[:, columns[:4]].reshape(len(weight), -1)
-    mask: Mask = ~probe.astype(bool).any(1)
-    if mask.any():
-        rows = weight[mask] if len(columns) == weight.shape[1] else weight[mask][:, columns]
-        mask[mask] = ~rows.reshape(len(rows), -1).astype(bool).any(1)
-    return mask
+    """Rows o of weight[o, k, ...] that are zero for every live k."""
+    return ~nonzero_slots(weight, 0, kept=(None, live))
 
 
 def constant_rows(weight: Array, live: Mask, constants: Array, bias: Array | float | None) -> Const | None:
