@@ -262,25 +262,38 @@ def _types(graph: onnx.GraphProto) -> tuple[Shapes, list[Any]]:
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
-    graph = model.graph
-    hidden = [v for v in graph.initializers.values() if v.const_value is not None and v.const_value.nbytes > BIG]
-    tensors = [v.const_value for v in hidden]
-    present = {id(v) for v in graph.inputs}
-    shapes = [(v.shape, v.dtype) for v in hidden]
-    try:
-        for value, tensor in zip(hidden, tensors, strict=True):
-            assert tensor is not None and value.name is not None
-            value.shape, value.dtype = ir.Shape(tensor.shape), tensor.dtype
-            value.const_value = None
-            graph.initializers.pop(value.name)
-            if id(value) not in present:
-                graph.inputs.append(value)
-        return ir.serde.serialize_model(model)
-    finally:
-        for value in hidden:
-            if id(value) not in present:
-                graph.inputs.remove(value)
-        for value, tensor, (shape, dtype) in zip(hidden, tensors, shapes, strict=True):
-            value.const_value = tensor
-            value.shape, value.dtype = shape, dtype if dtype is not None else value.dtype
-            graph.register_initializer(value)
+    """The main graph as inference needs it: big initializers are inputs."""
+    proto = onnx.ModelProto(ir_version=max(model.ir_version or 4, 4))
+    proto.opset_import.extend(onnx.helper.make_opsetid(d, v) for d, v in model.graph.opset_imports.items())
+    graph = proto.graph
+    for value in model.graph.inputs:
+        if value.name not in model.graph.initializers:
+            ir.serde.serialize_value_into(graph.input.add(), value)
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes > BIG:
+            graph.input.append(_declared(name, value if tensor is None else tensor))
+        else:
+            ir.serde.serialize_tensor_into(graph.initializer.add(), tensor)
+            graph.initializer[-1].name = name
+    for node in model.graph:
+        ir.serde.serialize_node_into(graph.node.add(), node)
+        for output in node.outputs:
+            if output.name and (output.type is not None or output.shape is not None) and not output.is_graph_output():
+                ir.serde.serialize_value_into(graph.value_info.add(), output)
+    for value in model.graph.outputs:
+        ir.serde.serialize_value_into(graph.output.add(), value)
+    return proto
+
+
+def _declared(name: str, held: ir.Value | ir.TensorProtocol) -> onnx.ValueInfoProto:
+    info = onnx.ValueInfoProto(name=name)
+    kind = info.type.tensor_type
+    kind.elem_type = held.dtype or onnx.TensorProto.UNDEFINED
+    if held.shape is not None:
+        kind.shape.SetInParent()
+        for size in held.shape:
+            dim = kind.shape.dim.add()
+            if isinstance(size, int):
+                dim.dim_value = size
+    return info

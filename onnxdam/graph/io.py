@@ -150,7 +150,22 @@ def _from_proto(proto: onnx.ModelProto, folder: Path, where: str, strict: bool) 
             tensor.base_dir = str(folder)
             model.graph.meta[EXTERNAL] = True
     _check_weights(model, where)
+    for value in model.graph.initializers.values():
+        _unpack(value)
     return model
+
+
+def _unpack(value: ir.Value) -> None:
+    """Moves the content of an inline tensor out of its proto, which would copy it each time it is read."""
+    tensor = value.const_value
+    if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype.bitwidth >= 8 and tensor.raw.HasField("raw_data"):
+        proto = tensor.raw
+        content = np.frombuffer(proto.raw_data, tensor.dtype.numpy().newbyteorder("<")).reshape(proto.dims)
+        proto.ClearField("raw_data")
+        props = tensor.metadata_props
+        value.const_value = ir.Tensor(
+            content, tensor.dtype, name=value.name, doc_string=proto.doc_string, metadata_props=props
+        )
 
 
 def _set_map_types_aside(proto: onnx.ModelProto) -> dict[str, bytes]:
