@@ -480,9 +480,10 @@ class Slim:
             written = [o if isinstance(d, Sym) else d for o, d in zip(old, dims, strict=True)]
             self.set_sliced(op, index, np.array(written, np.int64))
             return
-        if source is not None and not op.attr("allowzero", 0):
+        if source is not None:
             plain = _plain_sizes(sizes, source)
-            if plain is not None:
+            if plain is not None and not (op.attr("allowzero", 0) and -1 in plain):
+                self.set_attr(op, "allowzero", None)  # a zero now copies the extent, which may itself be zero
                 self.set_sliced(op, index, np.array(plain, np.int64))
                 return
         if source is None and all(isinstance(s, int) for s in sizes):
