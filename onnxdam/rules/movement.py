@@ -222,6 +222,8 @@ class Split(Rule):
             offset += n
 
     def rewrite(self, op: Op, slim: Slim) -> None:
+        if op.x.opaque:
+            return
         axis = self.axis(op)
         if not slim.narrowed(op.x, axis):
             return
@@ -343,7 +345,7 @@ class Slice(Rule):
                 y.set_const(i, const.mask[cut], const.value[cut])
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        plan = self._plan(op)
+        plan = None if op.x.opaque else self._plan(op)
         if plan is None or not any(slim.narrowed(op.x, i) for i in plan):
             return
         bounds: dict[int, tuple[int, int, int]] = {}
@@ -474,8 +476,8 @@ class Gather(Rule):
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         x, index = op.x, op.tensor(1)
-        axis = self.axis(op)
-        if index is None or not index.is_leaf or not slim.narrowed(x, axis):
+        axis = 0 if x.opaque else self.axis(op)
+        if x.opaque or index is None or not index.is_leaf or not slim.narrowed(x, axis):
             return
         kept = slim.slots(x, axis)
         picks = np.mod(index.content, x.axes[axis].n)
@@ -574,7 +576,7 @@ class Tile(Rule):
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         repeats = op.known(1)
-        if repeats is None:
+        if repeats is None or op.x.opaque or op.y.opaque:
             return
         new = [slim.count(op.y, i) if op.x.shape[i] == 1 and op.y.axes[i].n > 1 else int(times) for i, times in enumerate(repeats)]
         if new != repeats.tolist():
