@@ -86,7 +86,7 @@ class Inspection:
         }
 
 
-def inspect(model: io.AnyModel, **options: object) -> Inspection:
+def inspect(model: api.Model, **options: object) -> Inspection:
     """Analyses a model and changes nothing.
 
     Args:
