@@ -46,6 +46,7 @@ class Slim:
         self._filled: set[Op] = set()
         self._sliced: dict[Tensor, ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
+        self._patched: dict[tuple[ir.Value, tuple[tuple[int, int], ...]], ir.Value] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
         self._slots: dict[object, Array] = {}
         self.sizes = Sizes(need, self.shape)
@@ -89,17 +90,22 @@ class Slim:
                 value.name = name
 
     def _scale(self, op: Op) -> None:
-        """Multiplies inputs by the scales of gates that were folded into them."""
+        """Multiplies inputs by the scales of gates that were folded into them, and shifts the bias."""
         for index in range(max(len(op.ins), 3)):
-            for axis, factors in self.gates.scales.get((op, index), ()):
-                content, axes = self._content(op, index)
-                if content is None:
-                    continue
-                dtype, like = content.dtype, axes[axis]
+            content, axes = self._content(op, index)
+            scales = self.gates.scales.get((op, index), ())
+            if content is None or not scales:
+                continue
+            scaled = self._cut(content, axes).astype(np.float64)
+            for axis, factors in scales:
+                like = axes[axis]
                 kept = factors if like is None else factors[self.slots(*like)]
-                shape = [-1 if i == axis else 1 for i in range(content.ndim)]
-                content = self._cut(content, axes).astype(np.float64) * kept.reshape(shape)
-                self.set_sliced(op, index, content.astype(dtype))
+                scaled *= kept.reshape([-1 if i == axis else 1 for i in range(content.ndim)])
+            self.set_sliced(op, index, scaled.astype(content.dtype))
+        shift, index = self.gates.shifts.get(op), op.rule.bias_input
+        if shift is not None and index is not None:
+            bias = self.final_known(op, index) if self._content(op, index)[0] is not None else 0.0
+            self.set_sliced(op, index, (bias + shift[self.slots(op.y, 1)]).astype(self.full_known(op, 1).dtype))
 
     # -- what stays --------------------------------------------------------------------------------------------------
     def slots(self, t: Tensor, axis: int) -> Array:
@@ -491,12 +497,19 @@ class Slim:
             return
         t = op.tensor(index)
         if t is None or not self.sizes.fit(t, sizes, source):
-            self._patch(op, index, {i: s for i, s in enumerate(sizes) if isinstance(s, int)}, len(sizes))
+            says = None if t is None else self.sizes.entries(t)
+            numbers = {i: s for i, s in enumerate(sizes) if isinstance(s, int) and (says is None or says[i] != s)}
+            if numbers:
+                self._patch(op, index, numbers, len(sizes))
 
     def _patch(self, op: Op, index: int, numbers: dict[int, int], length: int) -> None:
         """Overwrites entries of a size tensor that is computed at run time."""
         old = op.node.inputs[index]
         assert old is not None
+        joined = self._patch_concat(op.tensor(index), old, numbers)
+        if joined is not None:
+            op.node.replace_input_with(index, joined)
+            return
         mask, new = np.zeros(length, bool), np.zeros(length, np.int64)
         for i, number in numbers.items():
             mask[i], new[i] = True, number
@@ -504,6 +517,27 @@ class Slim:
             op, "Where", [self.initializer("sizes_known", mask), self.initializer("sizes", new), old], f"{old.name}_slim", old
         )
         op.node.replace_input_with(index, value)
+
+    def _patch_concat(self, t: Tensor | None, old: ir.Value, numbers: dict[int, int]) -> ir.Value | None:
+        """Sizes joined by a Concat: another Concat in which the pieces that hold the numbers are written down."""
+        maker, node = None if t is None else t.maker, old.producer()
+        key = (old, tuple(sorted(numbers.items())))
+        if key in self._patched or maker is None or node is None or node.op_type != "Concat" or node.graph is None:
+            return self._patched.get(key)
+        values, offset = list(node.inputs), 0
+        for i, piece in enumerate(maker.ins):
+            if piece is None or piece.opaque or piece.rank != 1 or not isinstance(piece.shape[0], int):
+                return None
+            inside = range(offset, offset := offset + piece.shape[0])
+            if all(k in numbers for k in inside):
+                values[i] = self.initializer("sizes", np.array([numbers[k] for k in inside], np.int64))
+            elif any(k in numbers for k in inside):
+                return None
+        fresh = ir.Node("", "Concat", values, [ir.AttrInt64("axis", 0)], num_outputs=1, name=self.fresh(f"{node.name}_slim"))
+        node.graph.insert_after(node, fresh)
+        fresh.outputs[0].name, fresh.outputs[0].type = self.fresh(f"{old.name}_slim"), old.type
+        self._patched[key] = fresh.outputs[0]
+        return fresh.outputs[0]
 
     def restore_entries(self, op: Op, numbers: dict[int, int]) -> None:
         """Puts numbers of the original model back into what a Shape reads off the narrowed tensor."""
