@@ -232,8 +232,14 @@ class Rule:
     folds: bool = True
     #: the node reads its inputs' sizes only, not their content
     shape_only: bool = False
+    #: the input that holds extents of the output, written again through `Slim.write_sizes` where they differ
+    sizes: int | None = None
+    #: the input that is added to every slot of axis 1 of the output, made where it is absent; None: there is none
+    bias_input: int | None = None
     #: a product: a known vector with zeros as one operand is a gate
     gates: bool = False
+    #: inputs whose absence means zero: they are taken out where what stays of them is zero
+    zeros: tuple[int, ...] = ()
     #: what the report says when the rule pins an axis
     note: str = "no rule for this operator"
 
@@ -267,16 +273,16 @@ class Rule:
     def constants(self, op: Op) -> None:
         """Records the constant slots of the outputs (`Tensor.set_const`)."""
 
-    def omits(self, op: Op, index: int) -> bool:
-        """Whether the node does without this input, and `rewrite` takes it out (no relation speaks of it)."""
-        return False
-
     def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
         """Which inputs to scale, along which of their axes, so that the output is scaled along `axis`; None: impossible.
 
         Args:
             positive: no factor is negative.
         """
+        return None
+
+    def affine(self, op: Op) -> tuple[int, Array, Array] | None:
+        """(axis, scale, shift) where y = scale x + shift per slot of that axis, known ahead of time; else None."""
         return None
 
     def weight_of(self, op: Op, index: int, axis: int) -> tuple[int, int] | None:

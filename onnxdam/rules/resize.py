@@ -25,6 +25,7 @@ class Resize(Rule):
     """Resize from opset 11, in the forms with scales and with sizes."""
 
     note = "resampled"
+    sizes: int | None = LENGTHS
 
     def axes(self, op: Op) -> tuple[int, ...]:
         """The axes that scales and sizes speak of."""
@@ -79,13 +80,16 @@ class Resize(Rule):
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         axes = self.axes(op)
-        if op.has(LENGTHS) and op.length(LENGTHS) != 0 and any(slim.narrowed(op.y, a) for a in axes):
-            shape = slim.shape(op.y)
-            slim.write_sizes(op, LENGTHS, [shape[a] for a in axes])
+        if op.has(LENGTHS) and op.length(LENGTHS) == len(axes):
+            if any(slim.narrowed(op.y, a) for a in axes) or slim.sizes.changed(op.tensor(LENGTHS)):
+                shape = slim.shape(op.y)
+                slim.write_sizes(op, LENGTHS, [shape[a] for a in axes])
 
 
 class Upsample(Resize):
     """Upsample and the Resize of opset 10: scales are an attribute or the second input."""
+
+    sizes = None
 
     def axes(self, op: Op) -> tuple[int, ...]:
         return tuple(range(op.x.rank))
@@ -106,6 +110,8 @@ class Upsample(Resize):
 
 class AnyResize(Rule):
     """Resize: opset 10 has other inputs than later ones."""
+
+    sizes = LENGTHS
 
     def __init__(self) -> None:
         self.old, self.new = Upsample(), Resize()

@@ -69,7 +69,7 @@ class Shape(Rule):
             return
         wanted, got = op.x.shape[self._range(op)], slim.shape(op.x)[self._range(op)]
         changed = {i for i, (a, b) in enumerate(zip(wanted, got, strict=True)) if a != b}
-        if changed and any(slim.reads(reader, index, changed) for reader, index in op.y.readers):
+        if changed and slim.sizes.wants_original(op.y):
             slim.restore_entries(op, {i: int(wanted[i]) for i in changed if isinstance(wanted[i], int)})
 
 
@@ -88,6 +88,8 @@ class Size(Rule):
 
 class ConstantOfShape(Rule):
     """ConstantOfShape: one constant everywhere; the sizes are written down."""
+
+    sizes = 0
 
     def shapes(self, op: Op) -> None:
         sizes = op.entries_of(0)
@@ -110,7 +112,7 @@ class ConstantOfShape(Rule):
             op.y.set_uniform(0.0 if value is None else value.as_tensor().numpy().reshape(-1)[0])
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        if slim.narrowed(op.y):
+        if slim.narrowed(op.y) or slim.sizes.changed(op.x):
             slim.write_sizes(op, 0, slim.shape(op.y))
 
 
