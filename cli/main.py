@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
 import traceback
@@ -80,8 +79,7 @@ def status(arguments: list[str] | None = None) -> int:
     except _Terminated:
         _failed("terminated; nothing was written")
         return exits.TERMINATED
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # click's way to say that the reader of our output went away, as `head` does
         return exits.DONE
     except Exception as error:
         traceback.print_exc()

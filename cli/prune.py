@@ -121,6 +121,8 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     from onnxdam.graph import io
     from onnxdam.graph.count import count
 
+    if given["output"]:
+        io.check_output(Path(given["output"]), overwrite=given["force"], sources=[] if source == "-" else [source])
     if given["data"] is not None:
         _readable(given["data"])
     for name in ("plan_to", "report"):

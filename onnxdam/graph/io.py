@@ -411,37 +411,43 @@ def staged(
         InputError: `path` exists and may not be overwritten, is one of the `sources`, or cannot be written.
     """
     target = Path(path)
-    targets = (target, data_file(target))
-    for source in map(Path, sources):
-        if any(t.exists() and source.exists() and t.samefile(source) for t in targets):
-            raise InputError(f"{target}: the output would overwrite its own input {source}; choose another name")
-    if target.is_dir():
-        raise InputError(f"{target}: is a folder; name a file")
-    if target.exists() and not target.is_file():
-        raise InputError(f"{target}: is not a regular file")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists already; ask for --force (overwrite=True) to replace it")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"{target}: there is no folder {target.parent}")
-    folder: Path | None = None
+    check_output(target, overwrite=overwrite, sources=sources)
     try:
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(errno.EACCES, "Permission denied")
         folder = Path(tempfile.mkdtemp(prefix=".onnxdam-", dir=target.absolute().parent))
+    except OSError as error:
+        raise unwritable(target, error) from None
+    try:
         yield folder / target.name
         for staged_file in sorted(folder.iterdir(), key=lambda f: f.name == target.name):
             os.replace(staged_file, target.absolute().parent / staged_file.name)
     except OSError as error:
-        if error.filename is not None and Path(error.filename) not in targets and folder not in _parents(error):
+        if error.filename is not None and folder not in _parents(error):
             raise  # not ours: something that the caller read failed
         raise unwritable(target, error) from error
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool, sources: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises InputError where `staged` would, as far as that can be told without writing."""
+    files = (path, data_file(path))
+    for source in map(Path, sources):
+        if any(file.exists() and source.exists() and file.samefile(source) for file in files):
+            raise InputError(f"{path}: the output would overwrite its own input {source}; choose another name")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a regular file")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already; ask for --force (overwrite=True) to replace it")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written (Permission denied); nothing was written")
 
 
 def _parents(error: OSError) -> tuple[Path, ...]:
-    path = Path(str(error.filename))
+    path = Path(os.fsdecode(error.filename))
     return (path.parent, path.parent.parent)
 
 

@@ -290,6 +290,7 @@ def test_bad_outputs(masked: Path, tmp_path: Path) -> None:
     assert "overwrite its own input" in refused("prune", masked, "-o", link, "--force")
     assert "there is no folder" in refused("prune", masked, "-o", tmp_path / "no" / "x.onnx")
     assert "is a folder" in refused("prune", masked, "-o", tmp_path)
+    assert "cannot be written" in refused("prune", masked, "-o", "/proc/out.onnx")
     assert "not a regular file" in refused("prune", masked, "-o", "/dev/null", "--force")
     assert "is the model itself" in refused("prune", masked, "-o", tmp_path / "s.onnx", "--report", masked, "--force")
     assert masked.read_bytes() == content
@@ -428,6 +429,13 @@ def test_explain(masked: Path) -> None:
     assert "no value of that name" in refused("explain", masked, "nobody")
     assert "the axis has 8 slots" in refused("explain", masked, "h:1:8")
     assert json.loads(onnxdam("explain", masked, "h:1:5", "--json").stdout)["kept"] is True
+
+
+def test_a_reader_that_goes_away_is_no_error(masked: Path) -> None:
+    command = f"{sys.executable} -m onnxdam.cli inspect --all {masked}; echo status $? >&2"
+    run = subprocess.run(["sh", "-c", f"({command}) | head -1"], capture_output=True, text=True, check=False)
+    assert run.stdout.count("\n") == 1
+    assert run.stderr == "status 0\n"
 
 
 def test_doctor() -> None:
