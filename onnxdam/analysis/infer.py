@@ -40,7 +40,9 @@ def infer_node(op: Op, kind: str | None = None, inputs: int | None = None, versi
     schema = onnx.defs.get_schema(kind, version)
     node.input.extend("" if t is None else f"i{i}" for i, t in enumerate(ins))
     node.output.extend(f"o{i}" for i in range(len(op.outs)))
-    node.attribute.extend(ir.serde.serialize_attribute(a) for a in op.node.attributes.values() if a.name in schema.attributes)
+    node.attribute.extend(
+        ir.serde.serialize_attribute(a) for a in op.node.attributes.values() if a.name in schema.attributes
+    )
     types = {f"i{i}": _type(t, names) for i, t in enumerate(ins) if t is not None}
     data = {
         f"i{i}": onnx.numpy_helper.from_array(t.content)
@@ -67,7 +69,9 @@ def _adopt(tensor: Tensor, kind: onnx.TypeProto.Tensor, names: dict[str, Sym]) -
 
 
 def _type(tensor: Tensor, names: dict[Sym, str]) -> onnx.TypeProto:
-    shape: list[int | str] = [s if isinstance(s, int) else names.setdefault(s, f"size{len(names)}") for s in tensor.shape]
+    shape: list[int | str] = [
+        s if isinstance(s, int) else names.setdefault(s, f"size{len(names)}") for s in tensor.shape
+    ]
     return onnx.helper.make_tensor_type_proto(ir.DataType.from_numpy(tensor.dtype or np.dtype(np.float32)).value, shape)
 
 

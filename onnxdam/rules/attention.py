@@ -5,7 +5,7 @@
 A hidden axis is the product of heads and dimensions. Three decisions are taken, each once for all that it touches:
 
     heads       leave in units of q, k, v and y; those of a group are balanced over the key-value heads
-    d of q, k   a dimension leaves where q or k is zero in every head that stays; a scale of 1 / sqrt(D) is then written down
+    d of q, k   a dimension leaves where q or k is zero in every head that stays; 1 / sqrt(D) is then written down
     e of v, y   a dimension leaves where no head that stays is asked for it
 
 Caches of past keys and values share the axes, and being graph inputs and outputs they pin them.
@@ -82,7 +82,9 @@ class Form:
                     return False
             elif not isinstance(p.tensor.shape[p.axis], int) or p.tensor.axes[p.axis].n < p.offset + h * d:
                 return False
-        return all(a.n in (1, self.heads) and a.tensor is not None and not isinstance(a.tensor.shape[a.index], Sym) for a in self.per_head)
+        return all(
+            a.n in (1, self.heads) and a.tensor and isinstance(a.tensor.shape[a.index], int) for a in self.per_head
+        )
 
 
 def merge(axis: Axis, heads: Axis, dims: Axis) -> Iterator[Relation]:
@@ -106,7 +108,7 @@ def known_tensor(content: Array) -> Tensor:
 
 
 class Attention(Rule):
-    """What all attention operators share. Subclasses say where q, k, v and y live, and which sizes are written down."""
+    """What all attention operators share. Subclasses say where q, k, v and y live, and what is written down."""
 
     note = "attention of a form that is not known"
 
@@ -122,7 +124,11 @@ class Attention(Rule):
         if form is None or not form.fits():
             return None
         default = 1 / math.sqrt(form.depth)  # its root is what q and k are multiplied by
-        if not op.attr("scale", 0.0) and op.x.dtype == np.float64 and float(np.sqrt(np.float32(default))) ** 2 != default:
+        if (
+            not op.attr("scale", 0.0)
+            and op.x.dtype == np.float64
+            and float(np.sqrt(np.float32(default))) ** 2 != default
+        ):
             form.scaled = "the attribute `scale` is too short for their scale in float64"
         return form
 
@@ -208,8 +214,8 @@ class Attention(Rule):
             return
         table = self.zero_table(form, "v").repeat(form.heads // form.groups, 0)
         if op.y.rank == 4:
-            self._zero(op.y, 1, table.all(1))
-            self._zero(op.y, 3, table.all(0))
+            self._zero(op.y, 1, np.asarray(table.all(1)))
+            self._zero(op.y, 3, np.asarray(table.all(0)))
         else:
             self._zero(op.y, 2, table.reshape(-1))
 
@@ -293,7 +299,7 @@ class StandardAttention(Attention):
 
 
 class MultiHeadAttention(Attention):
-    """MultiHeadAttention of com.microsoft, unpacked: query (batch, sequence, hidden), keys and values alike or of four axes."""
+    """MultiHeadAttention of com.microsoft: query (batch, sequence, hidden), keys and values alike or of four axes."""
 
     def shapes(self, op: Op) -> None:
         q, v, y = op.x, op.tensor(2), op.y
@@ -315,7 +321,11 @@ class MultiHeadAttention(Attention):
         n = int(op.attr("num_heads"))
         width = _extent(v, 3) if v.rank == 4 else _extent(v, 2) // n
         form = Form(n, n, _extent(q, 2) // n, width)
-        form.ins = [Place("q", q, 2), Place("k", k, 2 if k.rank == 3 else None), Place("v", v, 2 if v.rank == 3 else None)]
+        form.ins = [
+            Place("q", q, 2),
+            Place("k", k, 2 if k.rank == 3 else None),
+            Place("v", v, 2 if v.rank == 3 else None),
+        ]
         if bias is not None:
             hidden = n * form.depth
             form.ins += [Place("q", bias, 0), Place("k", bias, 0, hidden), Place("v", bias, 0, 2 * hidden)]
@@ -362,12 +372,19 @@ class PackedAttention(Attention):
             form.ins += [Place(role, bias, 0, offset) for role, offset in offsets.items()]
         form.outs = [Place("y", op.y, 2)]
         form.per_head = mask_heads(op.tensor(5))
-        form.pinned = "rotated in pairs" if op.attr("do_rotary", 0) else "the cache has one depth" if op.has(4) or present(op, 1) is not None else ""
+        if op.attr("do_rotary", 0):
+            form.pinned = "rotated in pairs"
+        elif op.has(4) or present(op, 1) is not None:
+            form.pinned = "the cache has one depth"
         return form
 
     def handles(self, op: Op, axis: Axis) -> bool:
         w, cache = op.tensor(1), present(op, 1)
-        return axis is op.x.axes[2] or (w is not None and axis is w.axes[0]) or (cache is not None and axis is cache.axes[2])
+        return (
+            axis is op.x.axes[2]
+            or (w is not None and axis is w.axes[0])
+            or (cache is not None and axis is cache.axes[2])
+        )
 
     def absorb(self, op: Op) -> str | None:
         w, bias = op.tensor(1), op.tensor(2)
@@ -384,7 +401,7 @@ class PackedAttention(Attention):
             if t is not None and not t.opaque and t.axes[2].n == form.heads > 1:
                 for role in ("q", "k", "v"):
                     place, (_, d) = form.first(role), form.sizes(role)
-                    slots = np.arange(form.heads) * d + place.offset  # dimensions are pinned: slot 0 of a head speaks for it
+                    slots = np.arange(form.heads) * d + place.offset  # dimensions stay: slot 0 of a head speaks for it
                     yield Same(heads, place.tensor.axes[1], None, slots)
                 yield from same(t.axes[2], heads)
 
@@ -448,7 +465,9 @@ class GroupQueryAttention(Attention):
             return None
         else:
             form.ins = [Place("q", q, 2), Place("k", k, 2), Place("v", v, 2)]
-        form.ins += [Place(role, t) for role, i in (("k", 3), ("v", 4)) if (t := op.tensor(i)) is not None and t.rank == 4]
+        form.ins += [
+            Place(role, t) for role, i in (("k", 3), ("v", 4)) if (t := op.tensor(i)) is not None and t.rank == 4
+        ]
         form.outs = [Place("y", op.y, 2)]
         form.outs += [Place(role, t) for role, i in (("k", 1), ("v", 2)) if (t := present(op, i)) is not None]
         sink, scores = op.tensor(11), present(op, 3)
@@ -473,7 +492,7 @@ class RotaryEmbedding(Rule):
         adopt_shape(op.x, op.y)
         op.y.dtype = op.y.dtype or op.x.dtype
 
-    def sizes(self, op: Op) -> tuple[int, int, int] | None:
+    def split(self, op: Op) -> tuple[int, int, int] | None:
         """Heads, dimensions of a head, and how many of those are rotated; None where that is not known."""
         x, table = op.x, op.tensor(self.tables[0])
         if table is None or table.opaque or x.opaque or op.y.opaque or x.rank not in (3, 4):
@@ -493,7 +512,7 @@ class RotaryEmbedding(Rule):
         return np.arange(rotated) // 2 if op.attr("interleaved", 0) else np.arange(rotated) % (rotated // 2)
 
     def relations(self, op: Op) -> Iterator[Relation]:
-        found, x, y = self.sizes(op), op.x, op.y
+        found, x, y = self.split(op), op.x, op.y
         if found is None:
             yield from pin_all(op, "rotated in a way that is not known")
             return
@@ -518,10 +537,10 @@ class RotaryEmbedding(Rule):
                 yield from (Pinned(a, "rotated in part") for a in (d, t.axes[-1]) if a.n > 1)
 
     def constants(self, op: Op) -> None:
-        found, x, y = self.sizes(op), op.x, op.y
+        found, x, y = self.split(op), op.x, op.y
         if found is None or not x.any_const:
             return
-        heads, size, rotated = found
+        _, size, rotated = found
         zeros = x.zeros(x.rank - 1)
         if zeros is not None:
             table = zeros.reshape(-1, size)
@@ -536,7 +555,7 @@ class RotaryEmbedding(Rule):
                 y.set_const(i, zeros, np.zeros(len(zeros)))
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        found = self.sizes(op)
+        found = self.split(op)
         if found is None or not slim.narrowed(op.x):
             return
         if op.x.rank == 4:

@@ -1,12 +1,12 @@
 """Fused operators of ONNX Runtime (com.microsoft): each is a standard operator with something behind it.
 
-    FusedConv                   y = activation(Conv(x, w, b) + z)
-    FusedMatMul                 y = alpha * a' b', transposes of the last two axes, or of the batch axes to the back
-    FusedGemm                   y = activation(Gemm(a, b, c))
-    BiasAdd                     y = x + b + skip
-    SkipLayerNormalization      y = LayerNormalization(x + skip + b), and the sum as the last output
-    SkipSimplified...           the same with RMSNormalization
-    EmbedLayerNormalization     LayerNormalization of a sum of embeddings
+FusedConv                   y = activation(Conv(x, w, b) + z)
+FusedMatMul                 y = alpha * a' b', transposes of the last two axes, or of the batch axes to the back
+FusedGemm                   y = activation(Gemm(a, b, c))
+BiasAdd                     y = x + b + skip
+SkipLayerNormalization      y = LayerNormalization(x + skip + b), and the sum as the last output
+SkipSimplified...           the same with RMSNormalization
+EmbedLayerNormalization     LayerNormalization of a sum of embeddings
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxdam.analysis.infer import infer_node
-from onnxdam.analysis.tensor import Array, Axis, Tensor
+from onnxdam.analysis.tensor import Array, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Op, Pinned, Relation, Rule, adopt_shape, pin_all, same, same_axes
 from onnxdam.rules.conv import Conv
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OPSET = 17  # of the standard operators whose shape inference is used
 
 
-# -- activations ---------------------------------------------------------------------------------------------------------
+# -- activations -------------------------------------------------------------------------------------------------------
 def _hard_sigmoid(x: Array, alpha: float = 0.2, beta: float = 0.5) -> Array:
     return np.clip(alpha * x + beta, 0, 1)
 
@@ -92,9 +92,11 @@ def activate(op: Op, constants: Callable[[Op], None], residual: Tensor | None = 
         y.set_const(axis, mask, np.where(mask, value, 0))
 
 
-# -- contractions --------------------------------------------------------------------------------------------------------
+# -- contractions ------------------------------------------------------------------------------------------------------
 class FusedConv(Conv):
-    """FusedConv: Conv, an optional residual, an activation."""
+    """FusedConv: Conv, an optional residual (left out where what stays of it is zero), an activation."""
+
+    zeros = (3,)
 
     def shapes(self, op: Op) -> None:
         infer_node(op, "Conv", 3, OPSET)
@@ -118,6 +120,10 @@ class FusedConv(Conv):
         z = op.tensor(3)
         if z is None or not (z.opaque or z.rank != op.y.rank):
             activate(op, super().constants, z)
+
+    def rewrite(self, op: Op, slim: Slim) -> None:
+        super().rewrite(op, slim)
+        slim.omit(op)
 
 
 class FusedGemm(Gemm):
@@ -224,7 +230,7 @@ def _pad(a: list[Any], b: list[Any]) -> Iterator[tuple[Any, Any]]:
     return zip([1] * (n - len(a)) + a, [1] * (n - len(b)) + b, strict=True)
 
 
-# -- normalisations ------------------------------------------------------------------------------------------------------
+# -- normalisations ----------------------------------------------------------------------------------------------------
 class SkipNormalization(Rule):
     """SkipLayerNormalization and SkipSimplifiedLayerNormalization.
 
@@ -259,7 +265,7 @@ class SkipNormalization(Rule):
             t.dtype = t.dtype or op.x.dtype
 
     def relations(self, op: Op) -> Iterator[Relation]:
-        x, y = op.x, op.y
+        x = op.x
         if any(t.opaque for t in (x, *self.terms(op), *self.parameters(op), *self.results(op))):
             yield from pin_all(op, "unknown rank")
             return
@@ -279,7 +285,11 @@ class SkipNormalization(Rule):
 
     def _silent(self, op: Op) -> Array | None:
         """Slots of the last axis that may leave: zero in every term."""
-        if not self.simplified or not self.parameters(op)[0].is_leaf or any(t.readers or t.pinned for t in op.outs[1:3]):
+        if (
+            not self.simplified
+            or not self.parameters(op)[0].is_leaf
+            or any(t.readers or t.pinned for t in op.outs[1:3])
+        ):
             return None
         zeros = np.ones(op.x.axes[-1].n, bool)
         for t in self.terms(op):
@@ -319,26 +329,28 @@ def _zeros(t: Tensor, x: Tensor) -> Array:
     return np.zeros(x.axes[-1].n, bool) if mask is None or len(mask) != x.axes[-1].n else mask
 
 
-# -- operators of which only the shapes are known ------------------------------------------------------------------------
+# -- operators of which only the shapes are known ----------------------------------------------------------------------
 class Shaped(Rule):
-    """An operator whose axes stay; its outputs have the shapes that `sizes` gives, so that what follows is free.
+    """An operator whose axes stay; its outputs have the shapes that `extents` gives, so that what follows is free.
 
     Args:
-        sizes: called with the op; the shapes of the outputs, None where one is not known.
+        extents: called with the op; the shapes of the outputs, None where one is not known.
     """
 
     note = "fused operator whose axes stay"
 
-    def __init__(self, sizes: Callable[[Op], list[Any]]) -> None:
-        self.sizes = sizes
+    def __init__(self, extents: Callable[[Op], list[Any]]) -> None:
+        self.extents = extents
 
     def shapes(self, op: Op) -> None:
         if any(t is not None and t.opaque for t in op.ins):
             return
-        for t, shape in zip(op.outs, self.sizes(op), strict=False):
+        for t, shape in zip(op.outs, self.extents(op), strict=False):
             if t.opaque and shape is not None:
                 t.reshape(shape)
-        op.y.dtype = op.y.dtype or next((t.dtype for t in op.ins if t is not None and t.dtype and t.dtype.kind == "f"), None)
+        op.y.dtype = op.y.dtype or next(
+            (t.dtype for t in op.ins if t is not None and t.dtype and t.dtype.kind == "f"), None
+        )
 
 
 def _like_first(op: Op) -> list[Any]:

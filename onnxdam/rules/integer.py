@@ -161,7 +161,11 @@ class IntegerConv(Rule):
             yield from same(x.axes[1], y.axes[1])
             yield from same(w.axes[0], y.axes[1])
         elif not w.is_leaf:
-            yield from (Pinned(a, "grouped, weights computed at run time") for a in (x.axes[1], y.axes[1], *w.axes[:2]) if a.n > 1)
+            yield from (
+                Pinned(a, "grouped, weights computed at run time")
+                for a in (x.axes[1], y.axes[1], *w.axes[:2])
+                if a.n > 1
+            )
         else:
             yield Same(w.axes[0], y.axes[1])
             if w.axes[1].n > 1:
@@ -204,7 +208,7 @@ class IntegerConv(Rule):
             per_x, per_y = len(live) // group, len(weight) // group
             block = np.repeat(np.arange(group), per_y)
             taps = weight.reshape(*weight.shape[:2], -1)
-            mask = ~(taps.astype(bool).any(2) & live.reshape(group, per_x)[block]).any(1)
+            mask = np.asarray(~(taps.astype(bool).any(2) & live.reshape(group, per_x)[block]).any(1))
             level = (taps.astype(np.float64).sum(2) * values.reshape(group, per_x)[block]).sum(1)
             found: Const | None = Const(mask, np.where(mask, level + bias, 0))
         else:
@@ -293,7 +297,9 @@ class IntegerMatMul(MatMul):
         right = self.right_zero(op)
         if a.is_known and not b.is_known:
             left = number(op, self.at.x_zero, 0.0)
-            left = np.asarray(NOT_KNOWN) if left is None else left.reshape(()) if left.size == 1 else left.reshape(-1, 1)
+            left = (
+                np.asarray(NOT_KNOWN) if left is None else left.reshape(()) if left.size == 1 else left.reshape(-1, 1)
+            )
             level = scalar(op, self.at.w_zero, 0.0)
             return Contract(b.axes[-2], a, a.rank - 1, a.rank - 2, None, NOT_KNOWN if level is None else level, left)
         return Contract(source.axes[-1], b, b.rank - 2, b.rank - 1, self.absorb(op), zero, right)
@@ -431,7 +437,11 @@ class QGemm(IntegerMatMul):
         fits = c is None or (c.is_leaf and c.content.size == op.y.shape[1])
         known = not np.isnan(x_slots(op, self.at)[1]) and not np.isnan(self._weight_zero(op)).any()
         direct = x_slots(op, self.at)[0] is op.tensor(self.at.x)
-        return "bias" if fits and known and direct and b is not None and b.is_leaf and isinstance(op.y.shape[1], int) else None
+        return (
+            "bias"
+            if fits and known and direct and b is not None and b.is_leaf and isinstance(op.y.shape[1], int)
+            else None
+        )
 
     def _rows(self, op: Op) -> Array | None:
         """The weight minus its zero point, output slots first; None where it is not known."""
@@ -443,13 +453,18 @@ class QGemm(IntegerMatMul):
 
     def constants(self, op: Op) -> None:
         weight, c, y = self._rows(op), op.tensor(self.at.bias), op.y
-        if weight is None or op.x.opaque or y.opaque or (c is not None and (not c.is_known or (c.rank == 2 and c.shape[0] != 1))):
+        if (
+            weight is None
+            or op.x.opaque
+            or y.opaque
+            or (c is not None and (not c.is_known or (c.rank == 2 and c.shape[0] != 1)))
+        ):
             return
         bias = np.zeros(()) if c is None else c.content.reshape(-1).astype(np.float64)
         live, values = live_slots(op, self.at, self._contracted(op)[0])
         found = contract.constant_rows(weight, live, values, bias)
         alpha = float(op.attr("alpha", 1.0))
-        if found is None or alpha != 1.0 and found.value.any():
+        if found is None or (alpha != 1.0 and found.value.any()):
             return
         if op.has(self.at.y_scale):
             found = requantised(op, self.at, found)
@@ -485,7 +500,14 @@ class MatMulNBits(Rule):
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x, y, b = op.x, op.y, op.tensor(1)
-        if x.opaque or y.opaque or b is None or b.opaque or b.rank < 2 or any(t is not None and t.opaque for t in op.ins):
+        if (
+            x.opaque
+            or y.opaque
+            or b is None
+            or b.opaque
+            or b.rank < 2
+            or any(t is not None and t.opaque for t in op.ins)
+        ):
             yield from pin_all(op, "unknown rank")
             return
         for i in range(x.rank - 1):
@@ -537,6 +559,8 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("com.microsoft", "MatMulIntegerToFloat"): IntegerMatMulToFloat(
         Layout(x=0, w=1, x_scale=2, w_scale=3, x_zero=4, w_zero=5, bias=6)
     ),
-    ("com.microsoft", "DynamicQuantizeMatMul"): DynamicQuantizeMatMul(Layout(x=0, w=1, x_zero=-1, w_scale=2, w_zero=3, bias=4)),
+    ("com.microsoft", "DynamicQuantizeMatMul"): DynamicQuantizeMatMul(
+        Layout(x=0, w=1, x_zero=-1, w_scale=2, w_zero=3, bias=4)
+    ),
     ("com.microsoft", "MatMulNBits"): MatMulNBits(),
 }

@@ -1,7 +1,7 @@
 """Linear quantisation.
 
-    DequantizeLinear          y = (x - zero) * scale                         per tensor, per axis, or in blocks of an axis
-    QuantizeLinear            y = saturate(round(x / scale) + zero)          round half to even
+    DequantizeLinear          y = (x - zero) * scale               per tensor, per axis, or in blocks of an axis
+    QuantizeLinear            y = saturate(round(x / scale) + zero)   round half to even
     DynamicQuantizeLinear     the same, scale and zero from the range of x together with 0
     QLinear* (elementwise)    y = Q(f(DQ(a), DQ(b), ...))
 
@@ -100,7 +100,12 @@ def integer_bias(op: Op, index: int = 2) -> Op | None:
     its integers exactly: x, weight and bias have scales s, t and s t, and nobody else reads that bias."""
     x, w, bias = op.x, op.tensor(1), op.tensor(index)
     makers = [None if t is None or t.is_leaf else t.maker for t in (x, w, bias)]
-    if bias is None or len(bias.readers) != 1 or bias.pinned or any(m is None or m.kind != "DequantizeLinear" for m in makers):
+    if (
+        bias is None
+        or len(bias.readers) != 1
+        or bias.pinned
+        or any(m is None or m.kind != "DequantizeLinear" for m in makers)
+    ):
         return None
     source, weight, made = (m for m in makers if m is not None)
     scales = scalar(source, 1), number(weight, 1), number(made, 1)
@@ -231,7 +236,10 @@ class Linear(Rule):
     @staticmethod
     def _record(y: Tensor, axis: int, picks: Array, result: Array) -> None:
         n = y.axes[axis].n
-        mask, value = np.zeros(n, bool), np.zeros(n, np.float64 if y.dtype is not None and y.dtype.kind == "f" else np.int64)
+        mask, value = (
+            np.zeros(n, bool),
+            np.zeros(n, np.float64 if y.dtype is not None and y.dtype.kind == "f" else np.int64),
+        )
         certain = np.isfinite(result)
         mask[picks[certain]] = True
         value[picks[certain]] = result[certain]
@@ -253,7 +261,9 @@ class DequantizeLinear(Linear):
         if not scale.size or integer_range(x.dtype) is None:
             return None
         grid = Grid.of(op)
-        difference = x.astype(np.int64) - grid.spread(zero.astype(np.int64), x.shape) if zero.size else x.astype(np.int64)
+        difference = (
+            x.astype(np.int64) - grid.spread(zero.astype(np.int64), x.shape) if zero.size else x.astype(np.int64)
+        )
         y: Array = difference.astype(np.float32) * grid.spread(scale.astype(np.float32), x.shape)
         return y.astype(op.y.dtype or scale.dtype)
 
@@ -350,7 +360,9 @@ class QLinearElementwise(Elementwise):
         op.y.dtype = op.y.dtype or op.x.dtype
 
     def relations(self, op: Op) -> Iterator[Relation]:
-        yield from pin_all(op, "parameters of the quantisation", [t for i, t in enumerate(op.ins) if i % 3 or i >= 3 * self.count])
+        yield from pin_all(
+            op, "parameters of the quantisation", [t for i, t in enumerate(op.ins) if i % 3 or i >= 3 * self.count]
+        )
         yield from super().relations(op)
 
     def _requantised(self, op: Op, *values: Array) -> Array:
@@ -450,7 +462,9 @@ class QLinearConcat(Rule):
         axis = int(op.attr("axis", 1)) % pieces[0].rank
         sizes = [t.shape[axis] for t in pieces]
         if all(isinstance(s, int) for s in sizes):
-            y.reshape([sum(s for s in sizes if isinstance(s, int)) if i == axis else s for i, s in enumerate(pieces[0].shape)])
+            y.reshape(
+                [sum(s for s in sizes if isinstance(s, int)) if i == axis else s for i, s in enumerate(pieces[0].shape)]
+            )
 
     def relations(self, op: Op) -> Iterator[Relation]:
         pieces, y = self.pieces(op), op.y

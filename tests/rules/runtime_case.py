@@ -28,7 +28,9 @@ def model_of(text: str, weights: Mapping[str, Array], opset: int = 17) -> onnx.M
     ir_version = 10 if opset >= 21 else 8
     if opset > 23:
         ir_version = 11
-    model = onnx.parser.parse_model(f'<ir_version: {ir_version}, opset_import: ["": {opset}, "com.microsoft": 1]> case {text}')
+    model = onnx.parser.parse_model(
+        f'<ir_version: {ir_version}, opset_import: ["": {opset}, "com.microsoft": 1]> case {text}'
+    )
     for name, array in weights.items():
         model.graph.initializer.append(numpy_helper.from_array(np.array(array, order="C"), name))
     onnx.checker.check_model(model)
@@ -96,16 +98,26 @@ def check(
     for seed in (0, 1):
         data = dict(feeds) if feeds is not None else feeds_of(model, seed, scale)
         for optimise in (False, True) if optimised else (False,):
-            for name, a, b in zip([o.name for o in model.graph.output], run(model, data, optimise=optimise), run(small, data, optimise=optimise), strict=True):
+            for name, a, b in zip(
+                [o.name for o in model.graph.output],
+                run(model, data, optimise=optimise),
+                run(small, data, optimise=optimise),
+                strict=True,
+            ):
                 assert a.shape == b.shape and a.dtype == b.dtype, name
                 if a.dtype.kind in "iub":
                     assert (a == b).all(), f"{name}: {(a != b).sum()} of {a.size} integers differ"
                 else:
                     size = max(float(np.abs(a).max()), 1e-6)
-                    assert np.abs(a.astype(np.float64) - b).max() <= tolerance * size, (name, np.abs(a - b).max() / size)
+                    assert np.abs(a.astype(np.float64) - b).max() <= tolerance * size, (
+                        name,
+                        np.abs(a - b).max() / size,
+                    )
     if narrow is not None:
         found = shapes_of(small)
         for name, array in weights.items():
             want = narrow.get(name, array.shape)
-            assert found.get(name, ()) == want or (want == () and name not in found), f"{name}: {found.get(name)} instead of {want} in {[n.op_type for n in small.graph.node]}"
+            assert found.get(name, ()) == want or (want == () and name not in found), (
+                f"{name}: {found.get(name)} instead of {want} in {[n.op_type for n in small.graph.node]}"
+            )
     return small

@@ -102,7 +102,9 @@ def test_bias_is_packed_and_counts() -> None:
     p = weights(width=D)
     p["wv"] = zero(p["wv"], slots([1, 2], range(D), D))
     p["b"] = zero(w(3 * H * D), [2 * H * D + i for i in slots([2], range(D), D)])
-    check(NET % MHA.format(bias=", b"), p, dict(wq=(8, 12), wk=(8, 12), wv=(8, 12), wo=(12, 8), b=(36,)), tolerance=1e-5)
+    check(
+        NET % MHA.format(bias=", b"), p, dict(wq=(8, 12), wk=(8, 12), wv=(8, 12), wo=(12, 8), b=(36,)), tolerance=1e-5
+    )
 
 
 def test_masks_of_heads_are_narrowed() -> None:
@@ -253,7 +255,12 @@ def test_standard_attention_of_four_axes(groups: int) -> None:
     p = weights(4, groups)
     p["wo"] = zero(p["wo"].T, slots([0, 1], range(E), E) + slots(range(4), [2], E)).T
     p["wk"] = zero(p["wk"], slots(range(groups), [3], D))
-    p |= dict(sq=np.array([0, -1, 4, D]), sk=np.array([0, -1, groups, D]), sv=np.array([0, -1, groups, E]), so=np.array([0, -1, 4 * E]))
+    p |= dict(
+        sq=np.array([0, -1, 4, D]),
+        sk=np.array([0, -1, groups, D]),
+        sv=np.array([0, -1, groups, E]),
+        so=np.array([0, -1, 4 * E]),
+    )
     p["mask"] = w(4, 5, 5)
     left = groups // 2
     check(
@@ -299,7 +306,10 @@ def test_rotated_dimensions_leave_in_pairs(interleaved: int, domain: str) -> Non
         f"RotaryEmbedding<num_heads=4, interleaved={interleaved}>({{0}}, cos, sin, pos)" if not domain
         else f"com.microsoft.RotaryEmbedding<num_heads=4, interleaved={interleaved}>({{0}}, pos, cos, sin)"
     )  # fmt: skip
-    text = PROJECT + f" qr = {rotate.format('q')}  kr = {rotate.format('k')}  a = Attention<q_num_heads=4, kv_num_heads=4>(qr, kr, v)  y = MatMul(a, wo)"
+    text = (
+        PROJECT
+        + f" qr = {rotate.format('q')}  kr = {rotate.format('k')}  a = Attention<q_num_heads=4, kv_num_heads=4>(qr, kr, v)  y = MatMul(a, wo)"
+    )
     size = 8 if interleaved else 6
     check(
         NET % text, p,

@@ -39,7 +39,11 @@ ALL = slice(None)
 @pytest.mark.parametrize("pad", [0, 1])
 def test_fused_convolution(activation: str, residual: bool, pad: int) -> None:
     """Channel 1 is a constant, channel 4 zero before the activation; both leave, a padded reader keeps one carrier."""
-    parameters = {"LeakyRelu": ", activation_params=[0.2]", "Clip": ", activation_params=[0.1, 0.9]", "HardSigmoid": ", activation_params=[0.3, 0.4]"}
+    parameters = {
+        "LeakyRelu": ", activation_params=[0.2]",
+        "Clip": ", activation_params=[0.1, 0.9]",
+        "HardSigmoid": ", activation_params=[0.3, 0.4]",
+    }
     c = w(6, 3, 1, 1)
     c[[1, 4]] = 0
     weights = dict(w=zero(w(6, 3, 3, 3), [1, 4]), b=zero(zero(w(6), 1, 0.8), 4), v=w(2, 6, 3, 3), d=w(2))
@@ -52,7 +56,23 @@ def test_fused_convolution(activation: str, residual: bool, pad: int) -> None:
         a = com.microsoft.FusedConv<activation="{activation}", pads=[1,1,1,1]{parameters.get(activation, "")}>(x, w, b{z})
         y = Conv<pads=[{pad},{pad},{pad},{pad}]>(a, v, d) }}"""
     left = 5 if pad else 4
-    check(text, weights, dict(w=(left, 3, 3, 3), b=(left,), v=(2, left, 3, 3)) | (dict(c=(left, 3, 1, 1)) if residual else {}), tolerance=1e-5)
+    check(
+        text,
+        weights,
+        dict(w=(left, 3, 3, 3), b=(left,), v=(2, left, 3, 3)) | (dict(c=(left, 3, 1, 1)) if residual else {}),
+        tolerance=1e-5,
+    )
+
+
+def test_a_residual_of_zeros_leaves() -> None:
+    """What is left of the residual is zero where anything reads it: its branch goes."""
+    weights = dict(w=w(6, 3, 1, 1), c=zero(w(6, 3, 1, 1), [0, 1, 2]), v=zero(w(2, 6, 1, 1), (ALL, [3, 4, 5])))
+    small = check(
+        """(float[N,3,6,6] x) => (float[N,2,6,6] y) { z = Conv(x, c)
+        a = com.microsoft.FusedConv<activation="Relu">(x, w, , z)  y = Conv(a, v) }""",
+        weights, dict(w=(3, 3, 1, 1), c=(), v=(2, 3, 1, 1)), tolerance=1e-5,
+    )  # fmt: skip
+    assert [n.op_type for n in small.graph.node] == ["FusedConv", "Conv"]
 
 
 def test_fused_convolution_in_groups_and_a_chain_of_shapes() -> None:
@@ -72,7 +92,12 @@ def test_fused_matmul_with_a_weight(a: int, b: int) -> None:
     text = f"""(float[N,7,5] x) => (float[N,7,4] y) {{ h = MatMul(x, u)  r = Sigmoid(h)
         t = Transpose<perm=[0,{"2,1" if a else "1,2"}]>(r)
         y = com.microsoft.FusedMatMul<transA={a}, transB={b}, alpha=0.3>(t, v) }}"""
-    check(text, dict(u=zero(w(5, 6), (ALL, [0, 3])), v=v.T if b else v), dict(u=(5, 5), v=(4, 5) if b else (5, 4)), tolerance=1e-5)
+    check(
+        text,
+        dict(u=zero(w(5, 6), (ALL, [0, 3])), v=v.T if b else v),
+        dict(u=(5, 5), v=(4, 5) if b else (5, 4)),
+        tolerance=1e-5,
+    )
 
 
 def test_fused_matmul_of_two_activations() -> None:
@@ -130,7 +155,9 @@ def test_skip_layer_normalization() -> None:
 def test_skip_simplified_layer_normalization_loses_zero_slots(total: bool) -> None:
     """A residual stream whose slots 2 and 5 are zero everywhere: the norm is rescaled."""
     more, out = (", float[N,T,3] z", "z = MatMul(s, m)") if total else ("", "")
-    weights = dict(e=zero(w(5, 8), (ALL, [2, 5])), u=w(8, 7), v=zero(w(7, 8), (ALL, [2, 5])), g=np.abs(w(8)) + 0.5, k=w(8, 2))
+    weights = dict(
+        e=zero(w(5, 8), (ALL, [2, 5])), u=w(8, 7), v=zero(w(7, 8), (ALL, [2, 5])), g=np.abs(w(8)) + 0.5, k=w(8, 2)
+    )
     if total:
         weights["m"] = w(8, 3)
     small = check(

@@ -135,7 +135,7 @@ def test_narrow_integers(kind: str) -> None:
     small, _ = slim(model)
     shapes = {t.name.split("_slim")[0]: tuple(t.dims) for t in small.graph.initializer}
     assert shapes == {"w": (4, 8), "s": (4,), "v": (4, 4)}
-    kept = [t for t in small.graph.initializer if t.name.startswith("w")][0]
+    kept = next(t for t in small.graph.initializer if t.name.startswith("w"))
     assert kept.data_type == getattr(onnx.TensorProto, kind.upper())
     assert (numpy_helper.to_array(kept).astype(int) == w[[0, 2, 3, 5]].astype(int)).all()
 
@@ -173,7 +173,13 @@ def constant_qdq(kind: str, bias: bool) -> tuple[str, dict[str, Any], int]:
     read = "y = Gemm<transB=1>(d, wd{c})"
     space = ""
     if kind == "conv":
-        head, read, space, w, v = "a = Conv(x, w, b)", "y = Conv(d, wd{c})", ",4,4", w.T[:, :, None, None].copy(), v[:, :, None, None]
+        head, read, space, w, v = (
+            "a = Conv(x, w, b)",
+            "y = Conv(d, wd{c})",
+            ",4,4",
+            w.T[:, :, None, None].copy(),
+            v[:, :, None, None],
+        )
     weights = dict(QDQ, w=w, b=b, v=v, sv=sw, zv=np.zeros(4, np.int8))
     more = ""
     if bias:
@@ -191,7 +197,9 @@ def test_constants_go_into_integer_biases(kind: str, bias: bool) -> None:
     """The scales of x, weight and bias are s, t and s t: a constant is a whole number in the bias. Without a bias it stays."""
     text, weights, left = constant_qdq(kind, bias)
     tail = (1, 1) if kind == "conv" else ()
-    small = check(text, weights, dict(w=(left, 5, *tail) if tail else (5, left), b=(left,), v=(4, left, *tail)), tolerance=1e-5)
+    small = check(
+        text, weights, dict(w=(left, 5, *tail) if tail else (5, left), b=(left,), v=(4, left, *tail)), tolerance=1e-5
+    )
     if bias:
         kept = next(numpy_helper.to_array(t) for t in small.graph.initializer if t.name.startswith("cq"))
         assert kept.dtype == np.int32 and (kept != weights["cq"]).any()
@@ -319,7 +327,17 @@ def test_qlinear_attention_of_two_activations() -> None:
 def test_qgemm(floats: bool, bias: int) -> None:
     b = gone(ints(6, dtype=np.int32), [1, 4], bias)
     out, tail = ("float", "") if floats else ("uint8", ", s2, z2")
-    weights = dict(QOP, w=gone(ints(6, 5), [1, 4], 3), sw=f(0.01), wz=i8(3), b=b, v=ints(6, 3), sv=f(0.2), vz=i8(0), c=ints(3, dtype=np.int32))
+    weights = dict(
+        QOP,
+        w=gone(ints(6, 5), [1, 4], 3),
+        sw=f(0.01),
+        wz=i8(3),
+        b=b,
+        v=ints(6, 3),
+        sv=f(0.2),
+        vz=i8(0),
+        c=ints(3, dtype=np.int32),
+    )
     if floats:
         del weights["s2"], weights["z2"]
     check(
@@ -386,6 +404,8 @@ def test_nothing_masked_is_left_alone() -> None:
         dict(sx=f(0.1), zx=u8(3), w=ints(5, 3), sw=f(0.1), wz=i8(0), sy=f(1), zy=u8(9)),
     )
     small, _ = slim(model)
-    assert [t.SerializeToString() for t in small.graph.initializer] == [t.SerializeToString() for t in model.graph.initializer]
+    assert [t.SerializeToString() for t in small.graph.initializer] == [
+        t.SerializeToString() for t in model.graph.initializer
+    ]
     feeds = {"x": ints(3, 5, low=0, high=255, dtype=np.uint8)}
     assert (run(model, feeds, optimise=True)[0] == run(small, feeds, optimise=True)[0]).all()

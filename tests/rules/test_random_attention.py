@@ -34,7 +34,12 @@ class Graph:
         self.head = "float[2,5,7] x"
 
     def sizes(self) -> dict[str, tuple[int, int]]:
-        return dict(q=(self.heads, self.depth), k=(self.groups, self.depth), v=(self.groups, self.width), o=(self.heads, self.width))
+        return dict(
+            q=(self.heads, self.depth),
+            k=(self.groups, self.depth),
+            v=(self.groups, self.width),
+            o=(self.heads, self.width),
+        )
 
     def dead(self, heads: int, dims: int) -> Any:
         """A random set of hidden slots: whole heads, whole dimensions, single slots."""
@@ -81,7 +86,7 @@ class Graph:
             return ""
         shape = [int(rng.choice([1, 2])), int(rng.choice([1, self.heads])), 5, 5]
         if causal and rng.random() < 0.5:
-            shape = shape[int(rng.integers(1, 3)):]
+            shape = shape[int(rng.integers(1, 3)) :]
         self.weights["mask"] = rng.standard_normal(shape).astype("f")
         return "mask"
 
@@ -99,7 +104,9 @@ class Graph:
         for role in roles:
             n = self.sizes()[role][0]
             args = "cos, sin, pos" if not domain else "pos, cos, sin"
-            self.lines.append(f"{role}r = {domain}RotaryEmbedding<num_heads={n}, interleaved={interleaved}>({role}, {args})")
+            self.lines.append(
+                f"{role}r = {domain}RotaryEmbedding<num_heads={n}, interleaved={interleaved}>({role}, {args})"
+            )
 
     def mha(self) -> None:
         for role in "qkv":
@@ -113,7 +120,9 @@ class Graph:
             self.weights["b"] = self.rng.standard_normal(n).astype("f") * (self.rng.random(n) < 0.4)
         mask = self.mask(False)
         causal = f", unidirectional={int(self.rng.integers(0, 2))}"
-        self.lines.append(f"a = com.microsoft.MultiHeadAttention<num_heads={self.heads}{self.scale()}{causal}>(q{r}, k{r}, v, {bias}, , {mask})")
+        self.lines.append(
+            f"a = com.microsoft.MultiHeadAttention<num_heads={self.heads}{self.scale()}{causal}>(q{r}, k{r}, v, {bias}, , {mask})"
+        )
 
     def packed(self) -> None:
         rng, h, d, e = self.rng, self.heads, self.depth, self.width
@@ -156,7 +165,9 @@ class Graph:
         r = "r" if self.rotary else ""
         extra = self.scale() + str(self.rng.choice(["", ", is_causal=1", ", softcap=1.5"]))
         mask = "" if "causal" in extra else self.mask(True)
-        self.lines.append(f"a = Attention<q_num_heads={self.heads}, kv_num_heads={self.groups}{extra}>(q{r}, k{r}, v, {mask})")
+        self.lines.append(
+            f"a = Attention<q_num_heads={self.heads}, kv_num_heads={self.groups}{extra}>(q{r}, k{r}, v, {mask})"
+        )
 
     def four(self) -> None:
         for role in "qkv":
@@ -166,7 +177,11 @@ class Graph:
             self.lines += [f"{role}4 = Reshape({role}, s{role})", f"{role}t = Transpose<perm=[0,2,1,3]>({role}4)"]
         h, e = self.sizes()["o"]
         self.weights["so"] = np.array([0, 0, h * e])
-        self.lines += [f"a4 = Attention<softcap=0.0{self.scale()}>(qt, kt, vt, {self.mask(True)})", "a5 = Transpose<perm=[0,2,1,3]>(a4)", "a = Reshape(a5, so)"]
+        self.lines += [
+            f"a4 = Attention<softcap=0.0{self.scale()}>(qt, kt, vt, {self.mask(True)})",
+            "a5 = Transpose<perm=[0,2,1,3]>(a4)",
+            "a = Reshape(a5, so)",
+        ]
 
 
 @pytest.mark.parametrize("seed", range(COUNT))

@@ -81,9 +81,13 @@ class Network:
         d = self.emit(f"DequantizeLinear<axis=0>({w}, {s}, {z})" if per else f"DequantizeLinear({w}, {s}, {z})")
         b = ""
         if rng.random() < 0.7:
-            sb = np.broadcast_to(self.weights[s] * np.float32(0.1), (out,)) if per else self.weights[s] * np.float32(0.1)
+            sb = (
+                np.broadcast_to(self.weights[s] * np.float32(0.1), (out,)) if per else self.weights[s] * np.float32(0.1)
+            )
             q = self.put("b", self.bias(out))
-            b = ", " + self.emit(f"DequantizeLinear{'<axis=0>' if per else ''}({q}, {self.put('bs', np.array(sb, np.float32))})")
+            b = ", " + self.emit(
+                f"DequantizeLinear{'<axis=0>' if per else ''}({q}, {self.put('bs', np.array(sb, np.float32))})"
+            )
         if self.flat:
             y = self.emit(f"Gemm<transB=1>({x}, {d}{b})")
         else:
@@ -97,7 +101,7 @@ class Network:
         rng, out = self.rng, int(rng_choice(self.rng))
         s, z = self.scale(), self.zero()
         if self.flat:
-            w, ws, wz, per = self.weight(out, channels, ())
+            w, ws, wz, _ = self.weight(out, channels, ())
             if rng.random() < 0.5:
                 b = self.put("b", self.bias(out)) if rng.random() < 0.7 else ""
                 y = self.emit(f"com.microsoft.QGemm<transB=1>({', '.join(x)}, {w}, {ws}, {wz}, {b}, {s}, {z})")
@@ -109,10 +113,12 @@ class Network:
         groups = [g for g in (1, 2, 3, channels) if channels % g == 0]
         group = int(rng.choice(groups)) if rng.random() < 0.5 else 1
         out = group * max(1, out // group) if group < channels or rng.random() < 0.3 else channels
-        w, ws, wz, per = self.weight(out, channels // group, (taps, taps))
+        w, ws, wz, _ = self.weight(out, channels // group, (taps, taps))
         b = ", " + self.put("b", self.bias(out)) if rng.random() < 0.7 else ""
         pad = taps // 2
-        y = self.emit(f"QLinearConv<group={group}, pads=[{pad},{pad},{pad},{pad}]>({', '.join(x)}, {w}, {ws}, {wz}, {s}, {z}{b})")
+        y = self.emit(
+            f"QLinearConv<group={group}, pads=[{pad},{pad},{pad},{pad}]>({', '.join(x)}, {w}, {ws}, {wz}, {s}, {z}{b})"
+        )
         return (y, s, z), out
 
     def between(self, x: tuple[str, str, str], channels: int) -> tuple[tuple[str, str, str], int]:
@@ -136,14 +142,18 @@ class Network:
             return (self.emit(f"com.microsoft.QLinearMul({args}, {other}, {s}, {z})"), s, z), channels
         other, more = self.operators(x, channels)
         if kind == "join":
-            return (self.emit(f"com.microsoft.QLinearConcat<axis=1>({s}, {z}, {args}, {', '.join(other)})"), s, z), channels + more
+            return (
+                self.emit(f"com.microsoft.QLinearConcat<axis=1>({s}, {z}, {args}, {', '.join(other)})"),
+                s,
+                z,
+            ), channels + more
         if more != channels:
             return other, more
         return (self.emit(f"com.microsoft.QLinearAdd({args}, {', '.join(other)}, {s}, {z})"), s, z), channels
 
     def dynamic(self, x: str, channels: int) -> tuple[str, int]:
         rng, out = self.rng, int(rng_choice(self.rng))
-        w, s, z, per = self.weight(out, channels, ())
+        w, s, z, _ = self.weight(out, channels, ())
         self.weights[w] = self.weights[w].T.copy()
         kind = rng.choice(["integer", "fused", "float"])
         b = rng.standard_normal(out).astype(np.float32)
@@ -170,7 +180,7 @@ class Network:
             x = "x"
             for _ in range(depth):
                 x, channels = self.dynamic(x, channels)
-            return self.model(f"float[3,6] x", f"float[3,{channels}]", x)
+            return self.model("float[3,6] x", f"float[3,{channels}]", x)
         if self.style == "qdq":
             s, z = self.put("s", np.float32(0.1)), self.put("z", np.uint8(128))
             x = self.emit(f"DequantizeLinear({self.emit(f'QuantizeLinear(x, {s}, {z})')}, {s}, {z})")
@@ -197,7 +207,9 @@ def rng_choice(rng: Any) -> int:
 def test_random_quantized(seed: int) -> None:
     network = Network(seed)
     text = network.build()
-    check(text, network.weights, tolerance=2e-6 if network.style != "dynamic" else 2e-5, optimised=network.style != "qdq")
+    check(
+        text, network.weights, tolerance=2e-6 if network.style != "dynamic" else 2e-5, optimised=network.style != "qdq"
+    )
 
 
 def test_something_leaves() -> None:
@@ -206,6 +218,9 @@ def test_something_leaves() -> None:
     for seed in range(60):
         network = Network(seed)
         small = check(network.build(), network.weights, tolerance=2e-5, optimised=False)
-        old, new = sum(w.size for w in network.weights.values()), sum(int(np.prod(s)) for s in shapes_of(small).values())
+        old, new = (
+            sum(w.size for w in network.weights.values()),
+            sum(int(np.prod(s)) for s in shapes_of(small).values()),
+        )
         before, after, smaller = before + old, after + new, smaller + (new < old)
     assert smaller >= 40 and after < 0.8 * before, (smaller, after, before)
