@@ -9,6 +9,7 @@ Runtime.
     BatchNormalization recomputes the statistics before opset 14
     Softmax and kin    do not merge the axes behind `axis`, as they should before opset 13
     Erf, Gelu, HardSwish   compute in float32, or with constants of float32
+    Mean               adds in place, which cannot broadcast its first input
     Pad                refuses negative pads in most cases
     Loop               stacks scan outputs with vstack, and runs nothing when the condition is omitted
 """
@@ -217,6 +218,13 @@ class HardSwish(OpRun):  # type: ignore[misc]
         return ((x * np.clip(x / 6 + 0.5, 0, 1)).astype(x.dtype),)
 
 
+class Mean(OpRun):  # type: ignore[misc]
+    op_domain = ""
+
+    def _run(self, *x):  # type: ignore[no-untyped-def]
+        return ((sum(x[1:], x[0]) / len(x)).astype(x[0].dtype),)
+
+
 class Pad(OpRun):  # type: ignore[misc]
     op_domain = ""
 
@@ -261,5 +269,5 @@ class Loop(_Loop):  # type: ignore[misc]
 
 REFERENCE_OPS = [
     ConvTranspose, MaxPool, GlobalMaxPool, GatherElements, DequantizeLinear, QuantizeLinear, Loop, Pad,
-    BatchNormalization, Softmax, LogSoftmax, Hardmax, Erf, Gelu, HardSwish,
+    BatchNormalization, Softmax, LogSoftmax, Hardmax, Erf, Gelu, HardSwish, Mean,
 ]  # fmt: skip
