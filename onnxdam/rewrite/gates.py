@@ -2,7 +2,7 @@
 
 Its zero slots leave anyway; the scales s of the others go backwards, f(s x) = s f(x), through positively homogeneous
 operators (ReLU, pooling, for s > 0) into the weights and biases that made x; where that is not possible, forwards into
-the weights that read the result.
+the weights that read the result. A BatchNormalization right behind a gate right behind a convolution goes with it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ Scale = tuple[int, Array]  # axis of an input, one factor per slot of that axis
 
 @dataclass
 class Gates:
-    """What is to be done: nodes that go (with the input that stays), and inputs that are scaled."""
+    """What is to be done: nodes that go (with the input that stays), inputs that are scaled, biases that are shifted."""
 
     gone: dict[Op, int] = field(default_factory=dict)
     scales: dict[tuple[Op, int], list[Scale]] = field(default_factory=dict)
+    shifts: dict[Op, Array] = field(default_factory=dict)  # added to the bias after scaling, at full width
 
 
 def find_gates(need: Need) -> Gates:
@@ -43,8 +44,25 @@ def find_gates(need: Need) -> Gates:
                 gates.gone[op] = 1 - index
                 for key, scale in edits.items():
                     gates.scales.setdefault(key, []).append(scale)
+                _fold_affine(gates, op, other, axis)
                 break
     return gates
+
+
+def _fold_affine(gates: Gates, gate: Op, x: Tensor, axis: int) -> None:
+    """A BatchNormalization that a gate kept apart from its convolution is folded into it, as exporters do."""
+    maker, reader = x.maker, gate.sole_reader()
+    if maker is None or reader is None or maker.rule.bias_input is None or (maker, 1) not in gates.scales:
+        return
+    found = reader.rule.affine(reader)
+    inputs = maker.rule.scaled_by(maker, axis, positive=False)
+    if found is None or inputs is None or found[0] != axis or reader in gates.gone:
+        return
+    _, scale, shift = found
+    for index, along in inputs.items():
+        gates.scales.setdefault((maker, index), []).append((along, scale))
+    gates.shifts[maker] = shift
+    gates.gone[reader] = 0
 
 
 def _gate(need: Need, op: Op, gate: Tensor | None) -> tuple[int, Array] | None:
@@ -56,7 +74,7 @@ def _gate(need: Need, op: Op, gate: Tensor | None) -> tuple[int, Array] | None:
         return None
     factors = gate.content.reshape(-1).astype(np.float64)
     kept = need.kept(gate.axes[wide[0]])
-    if factors.all() or kept.all() or not np.isfinite(factors).all() or (factors[kept] == 1).all():
+    if factors.all() or kept.all() or not np.isfinite(factors).all():
         return None
     return wide[0] - gate.rank + op.y.rank, factors
 

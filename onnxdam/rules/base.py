@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 # -- relations ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False, slots=True)
 class Same:
-    """Slots correspond: `a[a_index[t]]` stays if and only if `b[b_index[t]]` does (no index: all, in order)."""
+    """Slots correspond: `a[a_index[t]]` stays if and only if `b[b_index[t]]` does (no index: all, in order).
+
+    Attributes:
+        lazy: only where both tensors run (with an index).
+    """
 
     a: Axis
     b: Axis
     a_index: Array | None = None
     b_index: Array | None = None
+    lazy: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -70,6 +75,8 @@ class Contract:
         rows: the axis of the weight that has most output slots, for speed only.
         zero: the number that counts as zero on the x side (zero point of quantised tensors).
         weight_zero: the content of the weight that counts as zero, broadcastable to it.
+        summed: other axes of the weight that are summed, and their slots that count. Which of them are kept does not
+            matter: two contractions of one weight would wait for each other.
     """
 
     x: Axis
@@ -79,6 +86,7 @@ class Contract:
     absorb: str | None = None
     zero: float = 0
     weight_zero: Array | None = None
+    summed: tuple[tuple[int, Mask], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -27,6 +27,7 @@ class Conv(Rule):
 
     operands = "all"
     transposed = False
+    bias_input = 2
 
     def shapes(self, op: Op) -> None:
         x, y, w = op.x, op.y, op.tensor(1)

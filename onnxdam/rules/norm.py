@@ -55,22 +55,28 @@ class BatchNormalization(Rule):
     def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
         return {1: 0, 2: 0} if axis == 1 else None
 
-    def constants(self, op: Op) -> None:
-        x, y = op.x, op.y
+    def affine(self, op: Op) -> tuple[int, Array, Array] | None:
         parameters = [op.known(i) for i in range(1, 5)]
-        if x.opaque or y.opaque or any(p is None for p in parameters) or x.rank < 2 or op.attr("training_mode", 0):
+        if op.x.opaque or op.y.opaque or any(p is None for p in parameters) or op.x.rank < 2:
+            return None
+        if op.attr("training_mode", 0) or not op.attr("spatial", 1) or len(op.outs) > 1:
+            return None
+        gamma, bias, mean, var = (p.astype(np.float64) for p in parameters if p is not None)
+        scale = gamma / np.sqrt(var + op.attr("epsilon", 1e-5))
+        shift = bias - mean * scale
+        return (1, scale, shift) if np.isfinite(scale).all() and np.isfinite(shift).all() else None
+
+    def constants(self, op: Op) -> None:
+        found = self.affine(op)
+        if found is None:
             return
-        if not op.attr("spatial", 1):
-            return
-        scale, bias, mean, var = (p.astype(np.float64) for p in parameters if p is not None)
-        const = x.const(1) if x.any_const else None
+        _, scale, shift = found
+        const = op.x.const(1) if op.x.any_const else None
         mask = np.zeros(len(scale), bool) if const is None else const.mask
         value = np.zeros(len(scale)) if const is None else const.value
-        if len(mask) != len(scale):
-            return
-        flat = (scale == 0) & np.isfinite(mean) & (var >= 0)
-        level = np.where(flat, 0, (value - mean) / np.sqrt(var + op.attr("epsilon", 1e-5)) * scale) + bias
-        y.set_const(1, (mask | flat) & np.isfinite(level), level)
+        if len(mask) == len(scale):
+            level = scale * value + shift
+            op.y.set_const(1, (mask | (scale == 0)) & np.isfinite(level), level)
 
 
 class Normalised(Rule):
