@@ -12,9 +12,10 @@ with or without noise, reach exact zero, and are penalised by a surrogate of the
 READING of that, not the author's:
 
     p = sigmoid(theta)                           the probability that the slot stays
-    z = clip((p - u) / w + 1/2, 0, 1)            a ramp of width w in place of the step [u < p]; u uniform on (0, 1)
-    deterministic: u = 1/2                       exactly 0 for p <= (1 - w) / 2, exactly 1 for p >= (1 + w) / 2
-    penalty      sum of P(z > 0) = min(1, p + w / 2)
+    q = p (1 + w) - w / 2                        stretched, so that noise can close any slot as p goes to 0
+    z = clip((q - u) / w + 1/2, 0, 1)            a ramp of width w in place of the step [u < q]; u uniform on (0, 1)
+    deterministic: u = 1/2                       exactly 0 for q <= (1 - w) / 2, exactly 1 for q >= (1 + w) / 2
+    penalty      sum of p                        the L0 norm expected of the Bernoulli variable
 
 As w goes to 0, z becomes the Bernoulli variable itself.
 """
@@ -106,7 +107,7 @@ class DiffPrune(Gate):
             self.noise.uniform_()
 
     def _ramp(self, p: Tensor, u: Tensor | float) -> Tensor:
-        return (p - u) / self.width + 0.5
+        return (p * (1 + self.width) - self.width / 2 - u) / self.width + 0.5
 
     def soft(self) -> Tensor:
         noisy = self.training and self.stochastic
@@ -116,4 +117,4 @@ class DiffPrune(Gate):
         return self._ramp(torch.sigmoid(self.theta.detach()), 0.5)
 
     def surrogate(self) -> Tensor:
-        return (torch.sigmoid(self.theta) + self.width / 2).clamp(max=1).sum()
+        return torch.sigmoid(self.theta).sum()

@@ -1,9 +1,9 @@
 """Methods without gate parameters: the weights themselves are shrunk until whole groups are zero.
 
-GroupLasso: slot i owns the group W_i of all weights that read it. Penalty sum of ||W_i||, taken as a proximal step
-after the optimiser's (Parikh and Boyd, Proximal Algorithms, 2014), so zeros are exact:
+GroupLasso: slot i owns the group W_i of all weights that read it, p_i numbers. Penalty sum of sqrt(p_i) ||W_i|| (Yuan
+and Lin 2006), taken as a proximal step after the optimiser's (Parikh and Boyd 2014), so zeros are exact:
 
-    W_i <- W_i max(0, 1 - t / ||W_i||),   t = learning rate * lambda
+    W_i <- W_i max(0, 1 - t sqrt(p_i) / ||W_i||),   t = learning rate * lambda
 
 NetworkSlimming (Liu et al., ICCV 2017, arXiv 1708.06519): slot i owns the BatchNorm scales gamma_i of its
 channel. Penalty sum of |gamma_i|, by gradient; scales below a threshold count as zero, and are once hardened.
@@ -105,12 +105,16 @@ class GroupLasso(_Strength):
         square = self.collect(torch.square)
         return torch.where(square > 0, square, 1.0).sqrt() * (square > 0)  # the root has no slope at 0
 
-    def penalty(self) -> Tensor:
-        return super().penalty().detach()
+    def sizes(self) -> Tensor:
+        """How many numbers each slot owns, shape (n,)."""
+        return self.collect(lambda weight: torch.ones_like(weight))
+
+    def cost(self) -> Tensor:
+        return (self.sizes().sqrt() * self.strength()).sum().detach()
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
-        factors = (1 - amount / self.strength().clamp(min=1e-30)).clamp(min=0)
+        factors = (1 - amount * self.sizes().sqrt() / self.strength().clamp(min=1e-30)).clamp(min=0)
         for part in self.owned:
             weight = part.weight()
             weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))

@@ -1,0 +1,319 @@
+"""Puts gates on a network that knows nothing of them.
+
+The network is exported in memory, the analysis that prunes tells which channels are coupled and which weights read
+them, and every such weight w becomes w * mask along the axis that is read (torch parametrizations). A closed gate then
+means zero for all who read the channel, wherever it was made; nothing is put among the activations, so nothing of the
+network's code changes, and a residual stream, a concatenation, a depthwise pair or an attention head has one gate.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from onnxdam.errors import InputError
+from onnxdam.graph import functions
+from onnxdam.masks.bernoulli import DiffPrune, HardConcrete
+from onnxdam.masks.dam import DAM
+from onnxdam.masks.gate import Gate, along
+from onnxdam.masks.gates import Gates
+from onnxdam.masks.groups import Graph, Group, Part
+from onnxdam.masks.norms import GroupLasso, NetworkSlimming, Owned, spread
+from onnxdam.masks.schedule import Schedule
+
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+METHODS: dict[str, Callable[..., Gate]] = {
+    "dam": DAM,
+    "diffprune": DiffPrune,
+    "hardconcrete": HardConcrete,
+    "grouplasso": GroupLasso,
+    "slimming": NetworkSlimming,
+}
+
+
+class Masked(nn.Module):
+    """The parametrization w -> w * mask along one axis.
+
+    Args:
+        gate: holds the mask.
+        axis: of the weight.
+        index: gate slot of each entry of that axis, -1 for none.
+    """
+
+    index: Tensor
+
+    def __init__(self, gate: Gate, axis: int, index: Tensor) -> None:
+        super().__init__()
+        self.gate = gate
+        self.axis = axis
+        self.register_buffer("index", index, persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight as the network sees it, same shape."""
+        return weight * along(spread(self.gate.mask().to(weight.dtype), self.index), weight.dim(), self.axis)
+
+
+class _Draw:
+    """Draws noise for all gates before the network runs, so that weights that share a gate see the same."""
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if module.training:
+            for gate in self.gates.all:
+                gate.draw()
+
+
+class AttachedGates(Gates):
+    """Gates that sit on the weights of a network; made by `attach`.
+
+    Attributes:
+        skipped: module name -> why its channels have no gate.
+    """
+
+    def __init__(self, model: nn.Module, graph: Graph, gates: Mapping[str, Gate], **options: Any) -> None:
+        self._model = [model]  # a list: the network is not part of the gates
+        self.skipped = dict(graph.skipped)
+        self._parts = [
+            (part, gate) for group, gate in zip(graph.groups, gates.values(), strict=True) for part in group.readers
+        ]
+        super().__init__(gates, cost=graph.cost(), **options)
+        for part, gate in self._parts:
+            owner, name = _owner(model, part.parameter)
+            masked = Masked(gate, part.axis, torch.from_numpy(part.index)).to(getattr(owner, name).device)
+            parametrize.register_parametrization(owner, name, masked)
+        self._hook = model.register_forward_pre_hook(_Draw(self))
+
+    def harden(self) -> None:
+        """As `Gates.harden`; what the masks are worth beyond 0 and 1 goes into the weights, so they are binary."""
+        super().harden()
+        values = {gate: gate.take_values() for gate in self.all}
+        with torch.no_grad():
+            for part, gate in self._parts:
+                weight = original(self._model[0], part.parameter)
+                index = torch.from_numpy(part.index)
+                weight.mul_(along(spread(values[gate].to(weight.dtype), index), weight.dim(), part.axis))
+
+    def detach(self) -> nn.Module:
+        """Takes the gates off: the network is as it was, with the weights as trained, unmasked."""
+        return self._leave(masked=False)
+
+    def bake(self) -> nn.Module:
+        """Takes the gates off and leaves their effect in the weights: closed channels are read by exact zeros."""
+        return self._leave(masked=True)
+
+    def _leave(self, *, masked: bool) -> nn.Module:
+        model = self._model[0]
+        training = model.training
+        model.eval()  # no noise
+        remove(model, masked=masked)
+        self._hook.remove()
+        return model.train(training)
+
+
+def attach(
+    model: nn.Module,
+    example_inputs: Tensor | Sequence[Any],
+    *,
+    method: str = "dam",
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    inputs: bool = False,
+    weight: float = 1.0,
+    target: Mapping[str, float] | None = None,
+    schedule: Schedule | None = None,
+    **options: Any,
+) -> AttachedGates:
+    """Gates on every group of coupled channels of a network.
+
+    The gates' parameters are the network's from now on (`model.parameters()` has them); optimisers made earlier need
+    `optimizer.add_param_group({"params": gates.parameters()})`.
+
+    Args:
+        model: is changed in place; `gates.detach()` takes it back.
+        example_inputs: what the network can be called with.
+        method: "dam", "diffprune", "hardconcrete", "grouplasso" or "slimming".
+        include, exclude: globs on the names of the modules that make the channels, e.g. "layer1.*".
+        inputs: gate the features of the network's inputs as well.
+        weight, target, schedule: see `Gates`.
+        **options: go to every gate, e.g. function="linear".
+
+    Raises:
+        InputError: the network cannot be exported, nothing can be gated, or an option does not fit.
+    """
+    if method not in METHODS:
+        raise InputError(f"attach: method {method!r} is none of {', '.join(METHODS)}")
+    if any(isinstance(m, Masked) for m in model.modules()):
+        raise InputError("attach: the network has gates already; detach them first")
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    graph = find_groups(model, args, inputs=inputs)
+    chosen = _chooser(graph, include, exclude)
+    if method == "slimming":
+        graph.select(lambda group: chosen(group) and bool(_scales(model, group)))
+    else:
+        graph.select(chosen)
+    if not graph.groups:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(graph.skipped.items())[:4])
+        raise InputError(f"attach: nothing can be gated ({why or 'no coupled channels'})")
+    device = next(model.parameters()).device
+    gates = {group.name: _make(model, group, method, options).to(device) for group in graph.groups}
+    return AttachedGates(model, graph, gates, weight=weight, target=target, schedule=schedule)
+
+
+def find_groups(model: nn.Module, args: tuple[Any, ...], *, inputs: bool = False) -> Graph:
+    """The groups of coupled channels of a network, each proved: a closed slot does leave.
+
+    Raises:
+        InputError: the network cannot be exported.
+    """
+    exported = export_in_memory(model, args)
+    graph = Graph(functions.inline(exported.clone()), [name for name, _ in model.named_parameters()], inputs=inputs)
+
+    def close(parts: Sequence[Part]) -> ir.Model:
+        closed = exported.clone()
+        values = closed.graph.initializers
+        for part in parts:
+            value = values[part.parameter]
+            assert value.const_value is not None
+            content = np.array(value.const_value.numpy())
+            np.moveaxis(content, part.axis, 0)[part.index == 0] = 0
+            value.const_value = ir.tensor(content, name=part.parameter)
+        return functions.inline(closed)
+
+    graph.prove(close)
+    return graph
+
+
+def export_in_memory(model: nn.Module, args: tuple[Any, ...]) -> ir.Model:
+    """The graph of a network as it stands, nothing folded: initializers bear the names of the parameters.
+
+    A batch is cut to one sample where the network allows: sizes that mix batch and channels are then plain.
+    """
+    training = model.training
+    model.eval()
+    try:
+        program = _program(model, _one_sample(model, args))
+    finally:
+        model.train(training)
+    return ir.serde.deserialize_model(program.model_proto)
+
+
+def _program(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    quiet = logging.getLogger("torch.onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        return torch.onnx.export(model, args, dynamo=True, optimize=False, verbose=False)
+    except Exception as error:  # the exporter raises whatever the network's code raises under it
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        raise InputError(f"the network cannot be exported to ONNX: {reason}") from error
+    finally:
+        quiet.setLevel(level)
+
+
+def _one_sample(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if len(tensors) != len(args) or any(a.dim() < 2 or len(a) != len(tensors[0]) for a in tensors) or not tensors:
+        return args
+    single = tuple(a[:1] for a in tensors)
+    try:
+        with torch.no_grad():
+            model(*single)
+    except Exception:  # its first axis is no batch
+        return args
+    return single
+
+
+def original(model: nn.Module, name: str) -> Tensor:
+    """A parameter by its name in the bare network, without its mask."""
+    owner, last = _owner(model, name)
+    if parametrize.is_parametrized(owner, last):
+        found: Tensor = owner.parametrizations[last].original
+        return found
+    value: Tensor = getattr(owner, last)
+    return value
+
+
+def remove(model: nn.Module, *, masked: bool) -> None:
+    """Takes all masks off the weights of a network; `masked`: with their effect left in the weights."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):
+                if any(isinstance(p, Masked) for p in module.parametrizations[name]):
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=masked)
+
+
+def baked_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode whose gates are constants: baked into weights, or hardened where they stand."""
+    twin = copy.deepcopy(model).eval()
+    for key, hook in list(twin._forward_pre_hooks.items()):
+        if isinstance(hook, _Draw):
+            del twin._forward_pre_hooks[key]
+    for module in list(twin.modules()):
+        if parametrize.is_parametrized(module):
+            _flatten(module)
+    for module in twin.modules():
+        if isinstance(module, Gate) and not module.hard:
+            module.harden()
+    return twin
+
+
+def _flatten(module: nn.Module) -> None:
+    """Makes plain parameters of what the parametrizations of a module compute.
+
+    `remove_parametrizations` would reach the module that this one is a copy of, as copies share their class.
+    """
+    values = {name: getattr(module, name).detach() for name in module.parametrizations}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value))
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, last = name.rpartition(".")
+    return model.get_submodule(path), last
+
+
+def _chooser(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> Callable[[Group], bool]:
+    names = [group.name for group in graph.groups]
+    for pattern in (*include, *exclude):
+        if not fnmatch.filter(names, pattern) and names:
+            raise InputError(f"attach: no group is called {pattern!r}; there are {', '.join(names[:8])}")
+
+    def chosen(group: Group) -> bool:
+        return any(fnmatch.fnmatchcase(group.name, p) for p in include) and not any(
+            fnmatch.fnmatchcase(group.name, p) for p in exclude
+        )
+
+    return chosen
+
+
+def _scales(model: nn.Module, group: Group) -> list[Part]:
+    """The BatchNorm scales of a group."""
+    return [
+        part
+        for part in group.members
+        if part.parameter.endswith("weight") and isinstance(_owner(model, part.parameter)[0], NORMS)
+    ]
+
+
+def _make(model: nn.Module, group: Group, method: str, options: Mapping[str, Any]) -> Gate:
+    if method in ("grouplasso", "slimming"):
+        parts = group.readers if method == "grouplasso" else _scales(model, group)
+        owned = [Owned(lambda p=p: original(model, p.parameter), p.axis, torch.from_numpy(p.index)) for p in parts]  # type: ignore[misc]
+        return METHODS[method](group.n, owned, **options)
+    try:
+        return METHODS[method](group.n, **options)
+    except TypeError as error:
+        raise InputError(f"attach: {error}") from None

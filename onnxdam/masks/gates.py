@@ -1,0 +1,241 @@
+"""All gates of a network in the training loop: penalty, schedule, target.
+
+    loss = task + gates.penalty();  loss.backward();  optimizer.step();  gates.step()
+
+Without a target the penalty is lambda times the mean over gates of the paper's penalty. With one, it is the slope of
+the cost c (relative parameters, multiply-accumulates or channels) taken at the present widths,
+
+    lambda * sum over gates of (dc / d width_g) * (expected width_g)
+
+and lambda is steered: the goal falls from 1 to the target along the schedule's ramp. At every step, with
+e = ln(c / goal), c the geometric mean of the expected cost (which moves at once) and the actual one (which is meant),
+ln lambda moves by RATE * e / steps (integral part: dual ascent in the logarithm, so that its scale need not be known) and the
+weight in use is lambda * exp(GAIN * e) (proportional part: damps the swing). Hardening then picks the slots of highest
+score, as many as the target affords.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from onnxdam.errors import InputError
+from onnxdam.masks.gate import Gate, gates_of
+from onnxdam.masks.groups import Cost
+from onnxdam.masks.schedule import Schedule
+
+RATE = 20.0  # over a whole run at a steady error of 1, ln lambda moves by this
+GAIN = 8.0
+FILL = 200  # slots tried, once the first does not fit
+START = 0.1  # lambda at the beginning: the cost is of order 1, as task losses are
+
+
+class ChannelCost(Cost):
+    """What hand-placed gates can be asked for: the number of open slots."""
+
+    KINDS = ("channels",)
+
+    def __init__(self, dense: list[int]) -> None:
+        self.dense = dense
+        self._macs, self._weights = [], []
+
+
+class Gates(nn.Module):
+    """The gates of one network.
+
+    Args:
+        gates: by name.
+        weight: lambda, where no target is given.
+        target: one of channels, parameters, macs -> the share that is to stay, above 0 and at most 1.
+        schedule: phases of the run; None: full pressure from the first step on, no hardening.
+        cost: prices of the gates; None: channels only.
+
+    Attributes:
+        steps: calls of `step` so far (a buffer, saved with the weights, as lambda is).
+    """
+
+    steps: Tensor
+    log_weight: Tensor
+
+    def __init__(
+        self,
+        gates: Mapping[str, Gate],
+        *,
+        weight: float = 1.0,
+        target: Mapping[str, float] | None = None,
+        schedule: Schedule | None = None,
+        cost: Cost | None = None,
+    ) -> None:
+        super().__init__()
+        if not gates:
+            raise InputError("gates: there are none")
+        self.names = list(gates)
+        self.all = nn.ModuleList(gates.values())
+        self.weight = weight
+        self.schedule = schedule
+        self.prices = cost or ChannelCost([g.n for g in gates.values()])
+        self.target = _target(target, schedule, self.prices)
+        self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("log_weight", torch.tensor(math.log(START), dtype=torch.float64))
+        self._slopes = [0.0] * len(self.all)
+        self._pressure = 0.0
+        self._sync()
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        *,
+        weight: float = 1.0,
+        target: Mapping[str, float] | None = None,
+        schedule: Schedule | None = None,
+    ) -> Gates:
+        """The gates that were placed by hand in a network; the only target they know is "channels"."""
+        return cls(dict(gates_of(model)), weight=weight, target=target, schedule=schedule)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+    def kept(self) -> dict[str, tuple[int, int]]:
+        """Name -> (open slots, slots)."""
+        return {name: (count, gate.n) for name, count, gate in zip(self.names, self._counts(), self.all, strict=True)}
+
+    def cost(self) -> dict[str, float]:
+        """Kind -> share of the cost that is left at the present widths."""
+        counts = self._counts()
+        return {kind: float(self.prices.ratio(kind, counts)) for kind in self.prices.KINDS}
+
+    @property
+    def hardened(self) -> bool:
+        return all(bool(gate.hard) for gate in self.all)
+
+    def _counts(self) -> list[int]:
+        counts: list[int] = torch.stack([gate.kept().sum() for gate in self.all]).tolist()
+        return counts
+
+    # -- in the loop -------------------------------------------------------------------------------------------------
+    def penalty(self) -> Tensor:
+        """What to add to the task loss, a scalar."""
+        if self.target is None:
+            return self._pressure * torch.stack([gate.penalty() for gate in self.all]).mean()
+        soft = zip(self._slopes, self.all, strict=True)
+        return (
+            self._pressure
+            * torch.stack(
+                [slope * gate.expected() for slope, gate in soft if not _shrinks(gate)] or [torch.zeros(())]
+            ).sum()
+        )
+
+    def step(self, lr: float | None = None) -> None:
+        """To be called after each step of the optimiser.
+
+        Args:
+            lr: its learning rate; wanted by proximal methods.
+
+        Raises:
+            InputError: a proximal method and no learning rate.
+        """
+        if self._pressure:
+            mean = sum(gate.n for gate in self.all) / len(self.all)  # brings slopes per slot to the order of 1
+            for slope, gate in zip(self._slopes, self.all, strict=True):
+                if _shrinks(gate) and not gate.hard:
+                    if lr is None:
+                        raise InputError(
+                            "gates.step: group lasso takes proximal steps, pass the learning rate: step(lr=...)"
+                        )
+                    gate.shrink(lr * self._pressure * (slope * mean if self.target else 1.0))
+        self.steps += 1
+        self._sync()
+
+    def _sync(self) -> None:
+        """Brings freezing, pressure and slopes up to date with the step."""
+        step, schedule = int(self.steps), self.schedule
+        if schedule is not None and schedule.hardens(step) and not self.hardened:
+            self.harden()
+        if self.hardened:
+            self._pressure = 0.0
+            return
+        cold = schedule is not None and schedule.is_cold(step)
+        for gate in self.all:
+            gate.requires_grad_(not cold)
+        progress = 0.0 if cold else 1.0 if schedule is None else schedule.progress(step)
+        if self.target is None:
+            self._pressure = self.weight * progress
+        elif cold:
+            self._pressure = 0.0
+        else:
+            self._steer(progress)
+
+    def _steer(self, progress: float) -> None:
+        assert self.target is not None
+        assert self.schedule is not None
+        kind, share = self.target
+        expected = torch.stack([gate.expected().detach() for gate in self.all]).double().cpu().clamp(min=1)
+        widths = [w.clone().requires_grad_() for w in expected]
+        ratio = self.prices.ratio(kind, widths)
+        self._slopes = [float(s) for s in torch.autograd.grad(ratio, widths)]
+        actual = self.prices.ratio(kind, [max(c, 1) for c in self._counts()])
+        error = math.log(math.sqrt(float(ratio) * float(actual)) / (1 + progress * (share - 1)))
+        self.log_weight += RATE / self.schedule.steps * error
+        self._pressure = math.exp(float(self.log_weight) + GAIN * error)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+    def harden(self) -> None:
+        """Freezes all masks, zero where closed; with a target, at the widths that meet it."""
+        keep = [gate.kept() for gate in self.all] if self.target is None else self._afford()
+        for gate, mask in zip(self.all, keep, strict=True):
+            gate.harden(mask)
+        self._pressure = 0.0
+
+    def _afford(self) -> list[Tensor]:
+        """The slots of highest score, over all gates, that the target affords; every gate keeps its best."""
+        assert self.target is not None
+        kind, share = self.target
+        scores = [gate.score().detach().double().cpu() for gate in self.all]
+        scores = [
+            s / s.clamp(min=0).mean().clamp(min=1e-30) if _shrinks(g) else s
+            for s, g in zip(scores, self.all, strict=True)
+        ]
+        for s in scores:
+            s[s.argmax()] = torch.inf
+        owner = torch.cat([torch.full((len(s),), i) for i, s in enumerate(scores)])
+        order = torch.argsort(torch.cat(scores), descending=True, stable=True)
+
+        def counts(first: int) -> list[int]:
+            return torch.bincount(owner[order[:first]], minlength=len(scores)).tolist()
+
+        low, high = len(scores), len(order)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if float(self.prices.ratio(kind, counts(middle))) <= share * (1 + 1e-9):
+                low = middle
+            else:
+                high = middle - 1
+        keep = torch.zeros(len(order), dtype=torch.bool)
+        keep[order[:low]] = True
+        for slot in order[low : low + FILL].tolist():  # what is dear did not fit, what comes after may
+            keep[slot] = True
+            if float(self.prices.ratio(kind, torch.bincount(owner[keep], minlength=len(scores)).tolist())) > share:
+                keep[slot] = False
+        return list(keep.split([len(s) for s in scores]))
+
+
+def _shrinks(gate: Gate) -> bool:
+    return type(gate).shrink is not Gate.shrink
+
+
+def _target(target: Mapping[str, float] | None, schedule: Schedule | None, cost: Cost) -> tuple[str, float] | None:
+    if target is None:
+        return None
+    if len(target) != 1:
+        raise InputError(f"target: one of {', '.join(cost.KINDS)} at a time, not {dict(target)}")
+    ((kind, share),) = target.items()
+    if kind not in cost.KINDS:
+        raise InputError(f"target: {kind!r} is none of {', '.join(cost.KINDS)}")
+    if schedule is None:
+        raise InputError("target: wants a schedule, e.g. schedule=Schedule(steps=1000)")
+    least = float(cost.ratio(kind, [1] * len(cost.dense)))
+    if not least <= share <= 1:
+        raise InputError(f"target: {kind} cannot be {share} of the whole; between {least:.3g} and 1 can be reached")
+    return kind, float(share)

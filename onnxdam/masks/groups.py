@@ -1,0 +1,413 @@
+"""Which channels of a graph are coupled, who reads them, and what they cost. No torch here: this is about the graph.
+
+A slot leaves when nobody reads it. So a gate needs no place among the activations: closing slot i of a group means that
+every weight that contracts it is zero there. The analysis that prunes tells who that is.
+
+    group     slots that can only leave together, one component of the relations "corresponds" per gate slot
+    reader    a parameter and the axis of it along which the group is multiplied and summed
+    width     of any axis: slots that stay anyway + sum over groups of (slots per gate slot) * (open gate slots)
+    cost      parameters and multiply-accumulates, counted on those widths: any numbers, tensors with gradients as well
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxdam.analysis.forward import Network
+from onnxdam.analysis.need import Need
+from onnxdam.analysis.tensor import Array, Axis, Mask, Sym, Tensor
+from onnxdam.graph.count import macs
+from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
+
+
+@dataclass(frozen=True)
+class Part:
+    """An axis of a parameter that runs over slots of a group.
+
+    Attributes:
+        parameter: its name.
+        axis: the axis.
+        index: the gate slot of each entry, -1 where it belongs to none, shape (extent,).
+    """
+
+    parameter: str
+    axis: int
+    index: Array
+
+
+@dataclass
+class Group:
+    """Slots under one gate.
+
+    Attributes:
+        name: of the module that makes the channels.
+        n: gate slots.
+        readers: what a closed slot makes zero.
+        members: all other parameters with an axis in the group (rows of producers, scales and shifts).
+    """
+
+    name: str
+    n: int
+    readers: list[Part] = field(default_factory=list)
+    members: list[Part] = field(default_factory=list)
+
+
+class Slots:
+    """All slots of a graph, numbered; components of those that leave together.
+
+    Args:
+        need: the relations of the graph.
+        inputs: whether features of the graph's inputs may leave.
+        stuck: factors of merged axes that stay.
+    """
+
+    def __init__(self, need: Need, *, inputs: bool = False, stuck: Collection[Axis] = ()) -> None:
+        self.need = need
+        self.chosen: set[Axis] = set()  # factors that merged axes leave with
+        self._stuck = stuck
+        self._offset: dict[Axis, int] = {}
+        self._edges: list[tuple[Array, Array]] = []
+        self._pins: list[tuple[Array, str]] = []
+        self.size = 0
+        self._relate(inputs)
+        self.label = self._components()
+
+    def of(self, axis: Axis) -> Array:
+        """Numbers of the slots of an axis, shape (n,)."""
+        root = axis.root
+        if root not in self._offset:
+            self._offset[root] = self.size
+            self.size += root.n
+        return self._offset[root] + np.arange(root.n)
+
+    def roots(self) -> Iterator[tuple[Axis, Array]]:
+        """Axes that are variables of their own, and the labels of their slots."""
+        return ((root, self.label[start : start + root.n]) for root, start in self._offset.items())
+
+    def pinned(self) -> dict[int, str]:
+        """Labels of components that cannot leave, and why."""
+        reasons: dict[int, str] = {}
+        for slots, why in self._pins:
+            for label in np.unique(self.label[slots]).tolist():
+                reasons.setdefault(label, why)
+        return reasons
+
+    def _relate(self, inputs: bool) -> None:
+        network, products = self.need.network, []
+        for tensor in network.tensors.values():
+            if tensor.pinned and not (inputs and tensor.pinned == "a graph input"):
+                self._pin(tensor.axes, tensor.pinned)
+        for op in network.active():
+            for r in self.need.relations[op] if op in self.need.running else ():
+                if isinstance(r, Product):
+                    products.append(r)
+                else:
+                    self._connect(op, r)
+        for r in products:
+            self._merge(r)
+
+    def _pin(self, axes: Sequence[Axis], why: str) -> None:
+        self._pins.extend((self.of(axis), why) for axis in axes)
+
+    def _join(self, a: Array, b: Array) -> None:
+        self._edges.append((a, b))
+
+    def _connect(self, op: Op, r: Relation) -> None:
+        if isinstance(r, Same):
+            a, b = self.of(r.a), self.of(r.b)
+            self._join(a if r.a_index is None else a[r.a_index], b if r.b_index is None else b[r.b_index])
+        elif isinstance(r, Follows):
+            self._join(self.of(r.a), self.of(r.b)[r.index])
+        elif isinstance(r, Blocks):  # whole blocks leave, on both sides
+            x, out = self.of(r.x).reshape(r.blocks, -1), self.of(r.out).reshape(r.blocks, -1)
+            self._join(x[:, :1].repeat(x.shape[1], 1), x)
+            self._join(x[:, :1].repeat(out.shape[1], 1), out)
+        elif isinstance(r, Balanced):
+            x = self.of(r.axis).reshape(r.blocks, -1)
+            first = x[:, :1] if r.whole else x[:1]
+            self._join(np.broadcast_to(first, x.shape), x)
+        elif isinstance(r, Pinned):
+            slots = self.of(r.axis)
+            self._pins.append((slots if r.slots is None else slots[r.slots], f"{op.name}: {r.reason}"))
+        elif isinstance(r, Contract) and source(r.weight) is None:
+            self._pin([r.x], f"{op.name}: read by a product that holds no parameter")
+
+    def _merge(self, r: Product) -> None:
+        """A merged axis leaves with its outermost factor that can leave; the other factors stay."""
+        for axis in (r.merged, *r.factors):
+            self.of(axis)
+        self.label = self._components()
+        fixed = set(self.pinned())
+        free = [f for f in r.factors if f.n > 1 and f.root not in self._stuck]
+        free = [f for f in free if not fixed >= set(self.label[self.of(f)].tolist())]
+        places = np.unravel_index(np.arange(r.merged.n), [f.n for f in r.factors])
+        if free:
+            self.chosen.add(free[0].root)
+            self._join(self.of(free[0])[places[r.factors.index(free[0])]], self.of(r.merged))
+        else:
+            self._pin([r.merged], "all its factors stay")
+        self._pin([f for f in r.factors if f.n > 1 and f not in free[:1]], "a factor of a merged axis")
+
+    def _components(self) -> Array:
+        """The smallest slot of the component of each slot, shape (size,)."""
+        for axes in (t.axes for t in self.need.network.tensors.values()):
+            for axis in axes:
+                self.of(axis)
+        label = np.arange(self.size)
+        if not self._edges:
+            return label
+        a, b = (np.concatenate([np.ravel(e[side]) for e in self._edges]) for side in (0, 1))
+        while True:
+            low = np.minimum(label[a], label[b])
+            before = label.copy()
+            np.minimum.at(label, a, low)
+            np.minimum.at(label, b, low)
+            label = label[label]
+            if (label == before).all():
+                return label
+
+
+def source(t: Tensor) -> tuple[str, Array] | None:
+    """The initializer that a known tensor is a re-arrangement of, and the flat position of each entry in it."""
+    if not t.is_leaf:
+        return None
+    if t.maker is None:
+        return (t.name, np.arange(t.content.size).reshape(t.content.shape)) if t.rank else None
+    op = t.maker
+    inner = source(op.x) if op.ins and op.ins[0] is not None else None
+    rest = [i.content for i in op.ins[1:] if i is not None and i.is_known]
+    if inner is None or len(rest) != len(op.ins) - 1:
+        return None
+    moved = op.rule.evaluate(op, inner[1], *rest)  # positions pushed through the operator itself
+    if moved is None or moved.dtype.kind != "i" or len(np.unique(moved)) != moved.size != inner[1].size:
+        return None
+    return inner[0], moved
+
+
+def _along(t: Tensor, axis: int, shape: Sequence[int], positions: Array) -> tuple[int, Array] | None:
+    """The axis of the parameter that corresponds to an axis of a re-arrangement of it, and its entry for each slot."""
+    lines = np.moveaxis(positions, axis, 0).reshape(positions.shape[axis], -1)
+    places = np.unravel_index(lines, shape)
+    for i, place in enumerate(places):
+        if shape[i] == t.axes[axis].n and (place == place[:, :1]).all() and len(np.unique(place[:, 0])) == shape[i]:
+            return i, place[:, 0]
+    return None
+
+
+class Graph:
+    """The groups of a graph.
+
+    Attributes:
+        groups: those that can be gated.
+        skipped: module name -> why its channels cannot.
+    """
+
+    def __init__(self, model: ir.Model, parameters: Collection[str], *, inputs: bool = False) -> None:
+        self.network = Network(model)
+        self.need = Need(self.network)
+        self._parameters = set(parameters)
+        stuck: set[Axis] = set()
+        while True:
+            self._build(Slots(self.need, inputs=inputs, stuck=stuck))
+            read = {g for g, group in enumerate(self.groups) if group.readers}
+            fruitless = {f for f in self.slots.chosen if not read & set(self._gate[self.slots.of(f)].tolist())}
+            if not fruitless:
+                break
+            stuck |= fruitless  # then another factor of the merged axis may leave
+        self._drop(set(range(len(self.groups))) - read, "no weight reads it")
+
+    def _build(self, slots: Slots) -> None:
+        self.slots = slots
+        self.groups: list[Group] = []
+        self.skipped: dict[str, str] = {}
+        self._gate = np.full(slots.size, -1)  # slot -> its group
+        self._place = np.full(slots.size, -1)  # slot -> its gate slot
+        self._form()
+        self._attach_parts()
+
+    # -- forming groups ----------------------------------------------------------------------------------------------
+    def _form(self) -> None:
+        """Components that run over the same axes are the slots of one gate."""
+        label = self.slots.label
+        touched: dict[int, list[int]] = defaultdict(list)
+        for number, (_, labels) in enumerate(self.slots.roots()):
+            for one in np.unique(labels).tolist():
+                touched[one].append(number)
+        pinned = self.slots.pinned()
+        families: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for one, axes in touched.items():
+            if one not in pinned:
+                families[tuple(axes)].append(one)
+        for members in families.values():
+            if len(members) > 1:
+                where = np.full(self.slots.size, -1)
+                where[sorted(members)] = np.arange(len(members))
+                mine = where[label] >= 0
+                self._gate[mine], self._place[mine] = len(self.groups), where[label][mine]
+                self.groups.append(Group("", len(members)))
+        self._why = pinned
+
+    def _attach_parts(self) -> None:
+        for op in self.network.active():
+            if op not in self.need.running:
+                continue
+            reads = {
+                (r.weight, r.axis) for r in self.need.relations[op] if isinstance(r, Contract) and r.weight.is_leaf
+            }
+            for tensor in dict.fromkeys(t for t in op.ins if t is not None and t.is_leaf):
+                found = source(tensor)
+                if found is None or found[0] not in self._parameters:
+                    continue
+                for i in range(tensor.rank):
+                    self._attach_part(tensor, i, found, (tensor, i) in reads)
+
+    def _attach_part(self, tensor: Tensor, axis: int, found: tuple[str, Array], reads: bool) -> None:
+        name, positions = found
+        slots = self.slots.of(tensor.axes[axis])
+        shape = next(t for t in self.network.tensors.values() if t.name == name).content.shape
+        where = _along(tensor, axis, shape, positions)
+        if where is None or len(slots) < 2:
+            return
+        owner = name.rpartition(".")[0] or name
+        for g in np.unique(self._gate[slots]).tolist():
+            if g < 0:
+                if not reads and where[0] == 0:
+                    why = self._why.get(int(self.slots.label[slots[0]]), "")
+                    self.skipped.setdefault(owner, why)
+                continue
+            index = np.full(len(slots), -1)
+            index[where[1]] = np.where(self._gate[slots] == g, self._place[slots], -1)
+            group = self.groups[g]
+            group.name = group.name or ("" if reads else owner)
+            parts = group.readers if reads else group.members
+            if not any(p.parameter == name and p.axis == where[0] for p in parts):
+                parts.append(Part(name, where[0], index))
+
+    def _drop(self, gone: Collection[int], why: str) -> None:
+        for g in gone:
+            if self.groups[g].name:
+                self.skipped[self.groups[g].name] = why
+        stay = [g for g in range(len(self.groups)) if g not in set(gone)]
+        renumber = np.full(len(self.groups) + 1, -1)
+        renumber[stay] = np.arange(len(stay))
+        self._gate = renumber[self._gate]
+        self.groups = [self.groups[g] for g in stay]
+        for g, group in enumerate(self.groups):
+            group.name = group.name or "input"
+            if any(group.name == other.name for other in self.groups[:g]):
+                group.name = f"{group.name}.{g}"
+
+    def select(self, wanted: Callable[[Group], bool]) -> None:
+        """Leaves the other groups ungated."""
+        self._drop([g for g, group in enumerate(self.groups) if not wanted(group)], "not asked for")
+
+    # -- proof -------------------------------------------------------------------------------------------------------
+    def prove(self, close: Callable[[Sequence[Part]], ir.Model]) -> None:
+        """Drops the groups of which a closed slot would not leave.
+
+        Args:
+            close: the graph with weights set to zero: those of the given parts whose entry belongs to slot 0.
+        """
+        if not self.groups:
+            return
+        model = close([part for group in self.groups for part in group.readers])
+        need = Need(Network(model))
+        by_name = {t.name: t for t in need.network.tensors.values()}
+        stuck = set()
+        for tensor in self.network.tensors.values():
+            twin = by_name.get(tensor.name)
+            if twin is None or twin.rank != tensor.rank or twin not in need.alive or tensor.pinned:
+                continue
+            for mine, theirs in zip(tensor.axes, twin.axes, strict=True):
+                slots = self.slots.of(mine)
+                closed: Mask = (self._gate[slots] >= 0) & (self._place[slots] == 0)
+                if mine.n > 1 and theirs.n == mine.n and (closed & need.kept(theirs)).any():
+                    stuck |= set(self._gate[slots[closed & need.kept(theirs)]].tolist())
+        self._drop(stuck, "an operator without weights reads it")
+
+    # -- cost --------------------------------------------------------------------------------------------------------
+    def cost(self) -> Cost:
+        """What the graph costs, as a function of how many slots of each gate are open."""
+        return Cost(self)
+
+    def width(self, axis: Axis) -> Width:
+        """How the width of an axis follows from the open slots of the gates."""
+        if axis.n <= 1:
+            return Width(1, {})
+        gates = self._gate[self.slots.of(axis)]
+        found = {g: float((gates == g).sum()) / self.groups[g].n for g in np.unique(gates[gates >= 0]).tolist()}
+        return Width(int((gates < 0).sum()), found)
+
+
+@dataclass(frozen=True)
+class Width:
+    """fixed + sum of share * (open slots), over gates."""
+
+    fixed: int
+    shares: dict[int, float]
+
+    def at(self, counts: Sequence[Any]) -> Any:
+        total: Any = self.fixed
+        for gate, share in self.shares.items():
+            total = total + share * counts[gate]
+        return total
+
+
+class Cost:
+    """Channels, parameters and multiply-accumulates at given numbers of open slots."""
+
+    KINDS: tuple[str, ...] = ("channels", "parameters", "macs")
+
+    def __init__(self, graph: Graph) -> None:
+        self.dense = [group.n for group in graph.groups]
+        self._macs: list[tuple[Any, dict[str, list[Width]]]] = []
+        self._weights: list[list[Width]] = []
+        seen: set[str] = set()
+        for op in graph.network.active():
+            if op not in graph.need.running:
+                continue
+            tensors = [t for t in (*op.ins, *op.outs) if t is not None and not t.opaque]
+            widths = {t.name: [_extent(graph, t, i) for i in range(t.rank)] for t in tensors}
+            node = ir.serde.serialize_node(op.node)
+            if macs(node, {name: tuple(w.at(self.dense) for w in axes) for name, axes in widths.items()}):
+                self._macs.append((node, widths))
+            for t in op.ins:
+                found = source(t) if t is not None and t.dtype is not None and t.dtype.kind == "f" else None
+                if t is not None and found is not None and found[0] not in seen:
+                    seen.add(found[0])
+                    self._weights.append(widths[t.name])
+
+    def at(self, kind: str, counts: Sequence[Any]) -> Any:
+        """The cost of a kind; `counts` may be numbers or scalars with gradients, one per gate."""
+        if kind == "channels":
+            return sum(counts)
+        if kind == "parameters":
+            return sum(_product(w.at(counts) for w in axes) for axes in self._weights)
+        total: Any = 0
+        for node, widths in self._macs:
+            total = total + macs(node, {name: tuple(w.at(counts) for w in axes) for name, axes in widths.items()})
+        return total
+
+    def ratio(self, kind: str, counts: Sequence[Any]) -> Any:
+        """The cost relative to that of the graph with every gate open."""
+        return self.at(kind, counts) / self.at(kind, self.dense)
+
+
+def _extent(graph: Graph, tensor: Tensor, axis: int) -> Width:
+    size = tensor.shape[axis]
+    if tensor.axes[axis].n > 1:
+        return graph.width(tensor.axes[axis])
+    return Width(size.coefficient if isinstance(size, Sym) else int(size), {})
+
+
+def _product(numbers: Iterator[Any]) -> Any:
+    total: Any = 1
+    for number in numbers:
+        total = total * number
+    return total

@@ -1,0 +1,50 @@
+"""When training does what: cold start, ramp, hardening.
+
+0 ......... cold ............ ramp ............ harden ............ 1      (share of all steps)
+gates frozen, pressure rises   full pressure     masks are binary: fine-tuning
+no penalty    from 0 to 1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxdam.errors import InputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The phases of a training run.
+
+    Attributes:
+        steps: how many optimiser steps the run has.
+        cold: share of the steps at the start in which gates are frozen and not penalised (the papers' cold start).
+        ramp: share of the steps after which the penalty is at full weight, and a target at its final value.
+        harden: share of the steps after which masks are frozen and binary; None: only when asked for.
+    """
+
+    steps: int
+    cold: float = 0.1
+    ramp: float = 0.6
+    harden: float | None = 0.8
+
+    def __post_init__(self) -> None:
+        last = 1.0 if self.harden is None else self.harden
+        if self.steps < 1 or not 0 <= self.cold <= self.ramp <= last <= 1:
+            raise InputError(
+                f"schedule: steps >= 1 and 0 <= cold <= ramp <= harden <= 1 are wanted, not "
+                f"{self.steps}, {self.cold}, {self.ramp}, {self.harden}"
+            )
+
+    def is_cold(self, step: int) -> bool:
+        """Whether the gates are still frozen at that step (counted from 0)."""
+        return step < self.cold * self.steps
+
+    def progress(self, step: int) -> float:
+        """How far the ramp is: 0 at the end of the cold start, 1 at full pressure."""
+        start, end = self.cold * self.steps, self.ramp * self.steps
+        return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
+
+    def hardens(self, step: int) -> bool:
+        """Whether masks are binary from that step on."""
+        return self.harden is not None and step >= self.harden * self.steps

@@ -1,0 +1,274 @@
+"""Gates on networks that know nothing of them: what is coupled, targets, hardening, export, and back."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch")
+import numpy as np  # noqa: E402
+import onnx  # noqa: E402
+import onnxruntime as ort  # noqa: E402
+from torch import nn  # noqa: E402
+
+import onnxdam  # noqa: E402
+from onnxdam.errors import InputError  # noqa: E402
+from onnxdam.graph.count import Cost, count  # noqa: E402
+from onnxdam.masks import DAM, Gates, HardConcrete, Schedule, attach, export  # noqa: E402
+from tests.masks.networks import Attention, Residual, mlp  # noqa: E402
+
+METHODS = ["dam", "diffprune", "hardconcrete", "grouplasso", "slimming"]
+IMAGE = (4, 3, 6, 6)
+
+
+def train(model: nn.Module, gates: Gates, x: torch.Tensor, steps: int, lr: float = 2e-2) -> None:
+    """A few steps towards random classes."""
+    y = torch.arange(len(x)) % 4
+    optimizer = torch.optim.Adam(model.parameters(), lr)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(model(x), y) + gates.penalty()).backward()
+        optimizer.step()
+        gates.step(lr)
+    model.eval()
+
+
+def run(path: object, x: torch.Tensor) -> np.ndarray:
+    session = ort.InferenceSession(path if isinstance(path, bytes) else str(path))
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+# -- what is coupled -------------------------------------------------------------------------------------------------
+def test_coupled_channels_share_one_gate():
+    gates = attach(Residual(), torch.randn(IMAGE))
+    assert {name: n for name, (_, n) in gates.kept().items()} == {
+        "stem": 16,
+        "conv1": 24,
+        "pointwise": 12,
+        "hidden": 20,
+    }
+    assert gates.skipped == {"head": "a graph output"}
+
+
+def test_heads_and_hidden_units_of_a_transformer():
+    gates = attach(Attention(), torch.randn(2, 5, 16))
+    assert gates.kept() == {"qkv": (4, 4), "up": (24, 24)}
+
+
+def test_input_features():
+    gates = attach(mlp(), torch.randn(2, 20), inputs=True)
+    assert gates.kept()["input"] == (20, 20)
+    assert "input" not in attach(mlp(), torch.randn(2, 20)).kept()
+
+
+def test_include_and_exclude():
+    assert list(attach(Residual(), torch.randn(IMAGE), include=["*v1", "stem"], exclude=["st*"]).kept()) == ["conv1"]
+
+
+def test_a_closed_gate_is_as_good_as_a_channel_that_is_gone():
+    torch.manual_seed(0)
+    model, x = Residual().eval(), torch.randn(IMAGE)
+    gates = attach(model, x)
+    for gate in gates.all:
+        gate.harden(torch.arange(gate.n) % 2 == 0)
+    before = model(x)
+    with torch.no_grad():
+        for name in ("stem", "conv1", "pointwise"):
+            getattr(model, name).weight[1::2] += 100 * torch.randn(())  # who makes them does not matter any more
+    after = model(x)
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Cost:
+    return count(onnx.load(export(Residual(), None, torch.randn(IMAGE), tmp_path_factory.mktemp("dense") / "m.onnx")))
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [(m, "macs") for m in METHODS] + [("dam", "parameters"), ("dam", "channels")]
+)
+def test_targets_are_met_and_the_file_has_exactly_the_kept_widths(tmp_path, dense, method, kind):
+    torch.manual_seed(0)
+    model, x = Residual(), torch.randn(16, 3, 6, 6)
+    options = {"include": ["stem", "conv1"]} if method == "slimming" else {}
+    share = 0.6 if kind == "channels" else 0.5
+    gates = attach(model, x[:2], method=method, target={kind: share}, schedule=Schedule(40), **options)
+    train(model, gates, x, 40)
+    assert gates.hardened
+    assert share - 0.03 < gates.cost()[kind] <= share + 1e-9  # the network is small: one channel is up to 3 %
+
+    path = export(model, gates, x[:2], tmp_path / "masked.onnx")
+    slim, _ = onnxdam.slim(onnx.load(path), align="none")
+    found = count(slim)
+    whole = {"macs": (found.macs, dense.macs), "parameters": (found.parameters, dense.parameters)}
+    if kind in whole:
+        assert whole[kind][0] / whole[kind][1] == pytest.approx(gates.cost()[kind], abs=0.02)  # BatchNorm is folded
+    widths = {i.name: i.dims for i in slim.graph.initializer}
+    kept = {name: k for name, (k, _) in gates.kept().items()}
+    assert (widths["stem.weight"][0], widths["conv1.weight"][0]) == (kept["stem"], kept["conv1"])
+    assert not [n for n in slim.graph.node if n.op_type == "Mul"]
+    y = model(x).detach().numpy()
+    assert np.abs(run(path, x) - y).max() < 1e-4
+    assert np.abs(run(slim.SerializeToString(), x) - run(path, x)).max() < 1e-4
+
+
+def test_masked_weights_are_zero_and_stay_so():
+    torch.manual_seed(0)
+    model, x = mlp(), torch.randn(16, 20)
+    gates = attach(model, x[:2], target={"macs": 0.4}, schedule=Schedule(30, ramp=0.4, harden=0.5))
+    train(model, gates, x, 30)
+    closed = ~gates.all[0].kept()
+    assert closed.any()
+    assert (model[2].weight[:, closed] == 0).all()
+    assert set(gates.all[0].mask().tolist()) == {0.0, 1.0}
+    y = model(x)
+    bare = gates.bake()
+    assert type(bare[2]) is nn.Linear
+    assert (bare[2].weight[:, closed] == 0).all()
+    assert torch.allclose(bare(x), y)
+
+
+def test_hardening_does_not_change_the_function():
+    torch.manual_seed(0)
+    model, x = mlp().eval(), torch.randn(16, 20)
+    gates = attach(model, x[:2])
+    with torch.no_grad():
+        for gate in gates.all:
+            gate.beta.fill_(-2.0)
+    before = model(x)
+    gates.harden()
+    assert torch.allclose(model(x), before, atol=1e-6)
+
+
+def test_noise_is_one_sample_for_all_who_share_a_gate():
+    model = Residual()
+    gates = attach(model, torch.randn(IMAGE), method="hardconcrete")
+    model.train()
+    model(torch.randn(IMAGE))
+    stem = gates.all[gates.names.index("stem")]
+    open_ = model.conv1.weight.abs().sum((0, 2, 3)) != 0
+    assert torch.equal(open_, model.pointwise.weight.abs().sum((0, 2, 3)) != 0)
+    assert torch.equal(open_, stem.mask() != 0)
+    noise = stem.noise.clone()
+    model(torch.randn(IMAGE))
+    assert not torch.equal(noise, stem.noise)
+
+
+# -- life with gates -------------------------------------------------------------------------------------------------
+def test_detach_gives_the_original_back():
+    model, x = Residual().eval(), torch.randn(IMAGE)
+    before, names = model(x), set(model.state_dict())
+    gates = attach(model, x)
+    assert not torch.equal(model(x), before)
+    assert gates.detach() is model
+    assert torch.equal(model(x), before)
+    assert set(model.state_dict()) == names
+    assert not model._forward_pre_hooks
+
+
+def test_state_dict_copies_and_half_precision():
+    model, other, x = mlp(), mlp(), torch.randn(4, 20)
+    gates, twins = attach(model, x), attach(other, x)
+    gates.all[0].harden(torch.arange(48) < 10)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x), model(x))
+    assert torch.equal(twins.all[0].kept(), gates.all[0].kept())
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.isfinite(model(x)).all()
+
+
+def test_steering_resumes_where_it_was():
+    x = torch.randn(8, 20)
+    model, again = mlp(), mlp()
+    gates = attach(model, x, target={"macs": 0.5}, schedule=Schedule(40))
+    train(model, gates, x, 10)
+    twins = attach(again, x, target={"macs": 0.5}, schedule=Schedule(40))
+    twins.load_state_dict(gates.state_dict())
+    assert int(twins.steps) == 10
+    assert twins.log_weight == gates.log_weight
+
+
+def test_parameters_of_gates_are_the_networks():
+    model = mlp()
+    gates = attach(model, torch.randn(2, 20))
+    mine = {id(p) for p in model.parameters()}
+    assert all(id(p) in mine for p in gates.parameters())
+
+
+# -- export ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_export_of_gates_placed_by_hand(tmp_path, dynamo):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3, bias=False), DAM(12, beta=-2.0), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten(),
+        nn.Linear(12 * 16, 10), nn.ReLU(), HardConcrete(10), nn.Linear(10, 4),
+    )  # fmt: skip
+    with torch.no_grad():
+        net[7].log_a.copy_(torch.linspace(-5, 4, 10))
+        net[2].bias.uniform_(-1, 1)
+    gates, x = Gates.of(net), torch.randn(5, 3, 6, 6)
+    path = export(net, gates, x, tmp_path / "masked.onnx", dynamo=dynamo)
+    kept = gates.kept()
+    assert kept == {"1": (7, 12), "7": (7, 10)}
+    assert not gates.hardened
+    net.eval()
+    for batch in (x, x[:1]):
+        assert np.abs(run(path, batch) - net(batch).detach().numpy()).max() < 1e-5
+    slim, _ = onnxdam.slim(onnx.load(path), align="none")
+    assert np.abs(run(slim.SerializeToString(), x) - run(path, x)).max() < 1e-5
+    assert sorted(list(i.dims) for i in slim.graph.initializer if len(i.dims) > 1) == [
+        [4, 7], [7, 3, 3, 3], [7, 7 * 16],
+    ]  # fmt: skip
+    assert not [n for n in slim.graph.node if n.op_type == "Mul"]
+
+
+def test_metadata_record_what_was_done(tmp_path):
+    model, x = mlp(), torch.randn(4, 20)
+    gates = attach(model, x, method="hardconcrete", target={"macs": 0.5}, schedule=Schedule(10))
+    props = {p.key: p.value for p in onnx.load(export(model, gates, x, tmp_path / "m.onnx")).metadata_props}
+    assert props["onnxdam.method"] == "HardConcrete"
+    assert json.loads(props["onnxdam.target"]) == {"macs": 0.5}
+    assert json.loads(props["onnxdam.kept"]) == {"0": [48, 48], "2": [32, 32]}
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+class Unexportable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(20, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) if float(x.sum()) > 0 else -self.layer(x)
+
+
+def test_bad_input_is_told():
+    x = torch.randn(2, 20)
+    with pytest.raises(InputError, match="method 'magic' is none of dam"):
+        attach(mlp(), x, method="magic")
+    with pytest.raises(InputError, match=r"macs cannot be 0\.0001 of the whole; between 0\.0\d+ and 1 can be reached"):
+        attach(mlp(), x, target={"macs": 0.0001}, schedule=Schedule(10))
+    with pytest.raises(InputError, match="'flops' is none of channels, parameters, macs"):
+        attach(mlp(), x, target={"flops": 0.5}, schedule=Schedule(10))
+    with pytest.raises(InputError, match="wants a schedule"):
+        attach(mlp(), x, target={"macs": 0.5})
+    with pytest.raises(InputError, match="nothing can be gated \\(0: a graph output\\)"):
+        attach(nn.Sequential(nn.Linear(20, 4)), x)
+    with pytest.raises(InputError, match=r"no group is called 'layer\*'; there are 0, 2"):
+        attach(mlp(), x, include=["layer*"])
+    with pytest.raises(InputError, match="cannot be exported to ONNX"):
+        attach(Unexportable(), x)
+    with pytest.raises(InputError, match="unexpected keyword argument 'speed'"):
+        attach(mlp(), x, speed=3)
+    model = mlp()
+    gates = attach(model, x, method="grouplasso")
+    with pytest.raises(InputError, match=r"pass the learning rate: step\(lr=\.\.\.\)"):
+        gates.step()
+    with pytest.raises(InputError, match="has gates already"):
+        attach(model, x)
+    with pytest.raises(InputError, match="gates: there are none"):
+        Gates.of(mlp())
