@@ -265,6 +265,13 @@ class Multiplication(Elementwise):
             y.lower = 0.0
 
 
+class Copy(Elementwise):
+    """Identity."""
+
+    def evaluate(self, op: Op, *arrays: Array) -> Array:
+        return arrays[0]
+
+
 class Division(Elementwise):
     """Div: zero over something positive is zero."""
 
@@ -423,7 +430,7 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "Shrink"): Elementwise(_shrink),
     ("", "Clip"): ScalarBound(_clip),
     ("", "Dropout"): Dropout(_plain(lambda x: x), homogeneous=True),
-    ("", "Identity"): _unary(lambda x: x, homogeneous=True),
+    ("", "Identity"): Copy(_plain(lambda x: x), homogeneous=True),
     ("com.microsoft", "Gelu"): Elementwise(_gelu),
     ("com.microsoft", "QuickGelu"): Elementwise(lambda op, x: x * _sigmoid(op.attr("alpha", 1.702) * x)),
     ("com.microsoft", "FastGelu"): Elementwise(
