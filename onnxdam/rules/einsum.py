@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Axis, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Mask, Sym, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Contract, Op, Pinned, Relation, Rule, pin, pin_all, same
 from onnxdam.rules.elementwise import broadcast_size
@@ -137,7 +137,8 @@ class Einsum(Rule):
             axis = term.index(letter)
             most = max(rows, key=lambda i: weight.axes[i].n, default=axis)
             contracted = x.axes[found.terms[1 - k].index(letter)]
-            yield Contract(contracted, weight, axis, most, "carrier" if weight.is_leaf else None)
+            summed = self._also_summed(found, letter, x, weight, tensors)
+            yield Contract(contracted, weight, axis, most, "carrier" if weight.is_leaf else None, summed=summed)
             return
         demanded = np.ones(axes[0].n, bool)
         for axis in axes:
@@ -146,6 +147,20 @@ class Einsum(Rule):
             if zeros is not None:
                 demanded &= ~zeros
         yield Pinned(axes[0], "is summed", demanded)
+
+    @staticmethod
+    def _also_summed(
+        found: Equation, letter: str, x: Tensor, weight: Tensor, tensors: list[Tensor]
+    ) -> tuple[tuple[int, Mask], ...]:
+        """The other axes of the weight that are summed, and their slots for which x is not zero."""
+        x_term, term = (found.terms[tensors.index(t)] for t in (x, weight))
+        summed = []
+        for i, other in enumerate(term):
+            if other not in found.result and other != letter and weight.axes[i].n > 1:
+                zeros = x.zeros(x_term.index(other)) if other in x_term and x.any_const else None
+                fits = zeros is not None and len(zeros) == weight.axes[i].n
+                summed.append((i, ~zeros if zeros is not None and fits else np.ones(weight.axes[i].n, bool)))
+        return tuple(summed)
 
     @staticmethod
     def _weighted(op: Op, found: Equation, letter: str) -> tuple[Tensor, Tensor] | None:

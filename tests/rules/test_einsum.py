@@ -33,6 +33,8 @@ TRAPS = [
           {"M": (3, 2, 2), "to": [0, 0, 3, 2]}),
     chain("two letters, constants of both", 'p = Reshape(a, to) s = Sigmoid(p) y = Einsum<equation = "nthd,hdo->nto">(s, M)',
           {"W": s_[:, [2, 3]]}, None, {"M": (3, 2, 2), "to": [0, 0, 3, 2]}),
+    chain("two letters, read in blocks", 'p = Reshape(a, to) y = Einsum<equation = "nthd,hdo->nto">(p, M)', {"M": s_[[0, 0, 1, 1], [1, 2, 0, 2]]},
+          {"W": (3, 4), "M": (2, 2, 2)}, {"M": (2, 3, 2), "to": [0, 0, 2, 3]}),
     chain("three terms", 'y = Einsum<equation = "ntk,k,ko->nto">(a, v, M)', {"v": s_[[1]], "W": s_[:, 2], "M": s_[4]},
           {"W": (3, 3), "v": (3,), "M": (3, 2)}, {"v": (6,)}),
     chain("summed in one term", 'y = Einsum<equation = "ntk,o->nto">(a, v)', DEAD, {"W": (3, 4), "M": ()}, {"v": (2,)}),
