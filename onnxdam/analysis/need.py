@@ -188,11 +188,13 @@ class Need:
             for tensor in (*body.ins, *body.outs, *op.outs):
                 self.revive(tensor)
         mode = op.rule.operands
-        waiting = [(i, t) for i, t in enumerate(op.ins) if t is not None and not t.is_leaf and not op.rule.omits(op, i)]
+        waiting = [(i, t) for i, t in enumerate(op.ins) if t is not None and not t.is_leaf]
         if mode == "all":
-            for _, tensor in waiting:
-                self.revive(tensor)
-        else:
+            for index, tensor in waiting:
+                if index not in op.rule.zeros:
+                    self.revive(tensor)
+            waiting = [(i, t) for i, t in waiting if i in op.rule.zeros]
+        if waiting:
             self._waiting[op] = waiting
             self._operands.append(op)
         self._wake(self._constraints.get(op, ()))
@@ -218,7 +220,17 @@ class Need:
             return True
         if op.rule.operands == "pieces":
             return all(self.kept(a).any() for a in tensor.axes if a.n > 1)
+        if op.rule.operands == "all":
+            return not self.is_zero(tensor)
         return tensor.dtype is None or self.constant_axis(tensor) is None
+
+    def is_zero(self, tensor: Tensor) -> bool:
+        """Whether what stays of the tensor is zero."""
+        for i, axis in enumerate(tensor.axes):
+            zeros = tensor.zeros(i)
+            if zeros is not None and (zeros[self.kept(axis)] if axis.n > 1 else zeros).all():
+                return True
+        return False
 
     def _extents(self) -> None:
         """An operand that is constant runs all the same where the result would not have its extents without it."""
@@ -325,13 +337,14 @@ class Need:
                     for axis in (r.x, r.out):
                         self._fill_blocks(op, axis, r.blocks, stay)
                 elif isinstance(r, Balanced):
-                    self._fill_blocks(op, r.axis, r.blocks, self.kept(r.axis).reshape(r.blocks, -1).any(1), r.whole)
+                    stay = self._fill_blocks(op, r.axis, r.blocks, None)
+                    self._fill_blocks(op, r.axis, r.blocks, stay, r.whole)
 
     def _fill_blocks(self, op: Op, axis: Axis, blocks: int, stay: Mask | None, whole: bool = False) -> Mask:
         """Blocks that stay get as many slots as the fullest one. `stay` None: only tells which blocks stay."""
         kept = self.kept(axis).reshape(blocks, -1)
         if stay is None:
-            return kept.any(1)
+            return any_along(kept, 1)
         counts = kept.sum(1)
         goal = kept.shape[1] if whole and stay.any() else max(int(counts.max(initial=0)), 1)
         extra = np.zeros_like(kept)
@@ -396,7 +409,7 @@ class Need:
         sizes = [f.n for f in r.factors]
         merged = self.kept(r.merged).reshape(sizes)
         for i, factor in enumerate(r.factors):
-            mask = merged.any(tuple(j for j in range(len(sizes)) if j != i))
+            mask = any_along(merged, *(j for j in range(len(sizes)) if j != i))
             self.keep(factor, mask, Event(factor, mask, c.op, "a slot of the merged axis needs it", r.merged,
                                           lambda slot, i=i: np.flatnonzero(np.unravel_index(np.arange(r.merged.n), sizes)[i] == slot)))  # type: ignore[misc]
         whole = self.kept(r.factors[0])
@@ -438,7 +451,10 @@ class Need:
         """Tells which of some slots of x the kept part of the weight reads with something other than zero."""
 
         def reads(slots: Mask) -> Mask:
-            return nonzero_slots(_significant(r), r.axis, slots, [self.kept(a) if a.n > 1 else None for a in r.weight.axes])
+            count = [self.kept(a) if a.n > 1 else None for a in r.weight.axes]
+            for axis, mask in r.summed:
+                count[axis] = mask
+            return nonzero_slots(_significant(r), r.axis, slots, count)
 
         return reads
 
@@ -495,7 +511,7 @@ def _watched(r: Relation) -> Iterator[Axis]:
     elif isinstance(r, Product):
         yield from (r.merged, *r.factors)
     elif isinstance(r, Contract) and r.weight.is_known:
-        yield from (a for i, a in enumerate(r.weight.axes) if i != r.axis and a.n > 1)
+        yield from (a for i, a in enumerate(r.weight.axes) if i not in (r.axis, *(s for s, _ in r.summed)) and a.n > 1)
     elif isinstance(r, Blocks):
         yield r.out
 
