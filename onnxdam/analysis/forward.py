@@ -21,7 +21,8 @@ from onnxdam.rules.base import Body, Op
 
 logger = logging.getLogger(__name__)
 
-BIG = 4096  # bytes from which a tensor is hidden from shape inference, and from which folding must not grow a file
+BIG = 4096  # bytes from which a tensor is hidden from shape inference
+SMALL = 256  # bytes up to which a result is computed ahead of time even if that makes the file grow
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 ATTEMPTS = 4  # how often a body is scanned until what is assumed of its inputs holds; nothing is, the last time
 Shapes = dict[str, onnx.TypeProto]
@@ -161,7 +162,7 @@ class Network:
         before = sum(t.content.nbytes if t.rank == 0 else _bytes(t) for t in op.ins if t is not None)
         after = sum(_bytes(t) for t in op.outs)
         leaf = op.rule.folds and all(t is None or t.is_leaf for t in op.ins)
-        if leaf and op.ins and after > max(before, BIG):
+        if leaf and op.ins and after > max(before, SMALL):
             return
         arrays = evaluate(op)
         if arrays is None:

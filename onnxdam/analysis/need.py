@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from onnxdam.analysis.forward import Network
-from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor, nonzero_slots
+from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor, any_along, nonzero_slots
 from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
 

@@ -318,6 +318,11 @@ class Tensor:
         return f"Tensor({self.name}, {self.shape})"
 
 
+def any_along(mask: Mask, *axes: int) -> Mask:
+    """Where anything is true over the given axes."""
+    return np.asarray(mask.any(axes))
+
+
 def wide(array: Array) -> Array:
     """The array in the type in which constants are computed: float64, or int64."""
     return array.astype(np.int64) if array.dtype.kind in "iub" else array.astype(np.float64)

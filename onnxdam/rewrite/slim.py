@@ -102,10 +102,10 @@ class Slim:
                 kept = factors if like is None else factors[self.slots(*like)]
                 scaled *= kept.reshape([-1 if i == axis else 1 for i in range(content.ndim)])
             self.set_sliced(op, index, scaled.astype(content.dtype))
-        shift, index = self.gates.shifts.get(op), op.rule.bias_input
-        if shift is not None and index is not None:
-            bias = self.final_known(op, index) if self._content(op, index)[0] is not None else 0.0
-            self.set_sliced(op, index, (bias + shift[self.slots(op.y, 1)]).astype(self.full_known(op, 1).dtype))
+        shift, place = self.gates.shifts.get(op), op.rule.bias_input
+        if shift is not None and place is not None:
+            bias = self.final_known(op, place) if self._content(op, place)[0] is not None else 0.0
+            self.set_sliced(op, place, (bias + shift[self.slots(op.y, 1)]).astype(self.full_known(op, 1).dtype))
 
     # -- what stays --------------------------------------------------------------------------------------------------
     def slots(self, t: Tensor, axis: int) -> Array:
@@ -279,7 +279,7 @@ class Slim:
             if source is not None and source.nbytes >= LAZY:
                 fresh = self.fresh(f"{name}_slim")
                 tensor: ir.TensorProtocol = ir.LazyTensor(
-                    lambda: ir.tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(shape), name=fresh
+                    lambda: ir.tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(int(n) for n in shape if isinstance(n, int)), name=fresh
                 )
                 self._sliced[t] = self._register(name, tensor)
             else:
@@ -293,7 +293,7 @@ class Slim:
 
     def _register(self, wanted: str, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.Value(
-            name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
         self.model.graph.register_initializer(value)
         if self.model.ir_version < 4:  # weights had to be listed among the inputs

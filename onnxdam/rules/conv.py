@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Mask, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Const, Mask, Sym, Tensor, any_along
 from onnxdam.rules import contract
 from onnxdam.rules.base import Blocked, Blocks, Contract, Op, Pinned, Relation, Rule, Same, adopt_shape, pin_all, same
-from onnxdam.rules.quantize import add_to_integers, integer_bias, quantised_weight
+from onnxdam.rules.quantize import add_to_integers, integer_bias, integer_weight, quantised_weight
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -65,7 +65,7 @@ class Conv(Rule):
         elif group == x.axes[1].n == y.axes[1].n:
             yield from same(x.axes[1], y.axes[1])
             yield from same(w.axes[0], y.axes[1])
-        elif self.transposed or not w.is_leaf:
+        elif self.transposed or not (w.is_leaf or integer_weight(op) is not None):
             yield Pinned(x.axes[1], "grouped ConvTranspose, or weights computed at run time")
             yield from (Pinned(a, "grouped ConvTranspose, or weights computed at run time") for a in (y.axes[1], *w.axes[:2]))
         else:
@@ -110,7 +110,7 @@ class Conv(Rule):
         if found is not None:
             op.y.set_const(1, found.mask, found.value)
 
-    def _constant_outputs(self, op: Op, w: Array, live: Mask, values: Array, bias: Array | float):  # type: ignore[no-untyped-def]
+    def _constant_outputs(self, op: Op, w: Array, live: Mask, values: Array, bias: Array | float) -> Const | None:
         group = self.group(op)
         if self.transposed:
             if group > 1:
@@ -122,9 +122,9 @@ class Conv(Rule):
         block = np.repeat(np.arange(group), per_y)
         alive = live.reshape(group, per_x)[block]
         taps = w.reshape(*w.shape[:2], -1)
-        mask = ~(taps.astype(bool).any(2) & alive).any(1)
+        mask = ~any_along(taps.astype(bool).any(2) & alive, 1)
         level = (taps.astype(np.float64).sum(2) * values.reshape(group, per_x)[block]).sum(1)
-        return contract.Const(mask, np.where(mask, level + np.asarray(bias, np.float64), 0))
+        return Const(mask, np.where(mask, level + np.asarray(bias, np.float64), 0))
 
     def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
         if axis != 1 or (self.transposed and self.group(op) > 1):
@@ -141,7 +141,7 @@ class Conv(Rule):
         if group > 1:
             self._rewrite_groups(op, slim, group)
             return
-        removed, shared = slim.absorbed(x, 1), slim.shared(x, 1)
+        removed, shared = slim.absorbed(x, 1) if self.absorb(op) else None, slim.shared(x, 1)
         if not w.is_known or (removed is None and shared is None):
             return
         weight = w.content.swapaxes(0, 1) if self.transposed else w.content
@@ -161,6 +161,8 @@ class Conv(Rule):
 
     def add_bias(self, op: Op, slim: Slim, shift: Array) -> None:
         """Adds `shift` (full width) to the bias, which is made where there is none."""
+        if op.y.axes[1].n > 1:
+            shift = np.where(slim.need.kept(op.y.axes[1]), shift, 0)
         if not shift.any():
             return
         made = integer_bias(op)
@@ -180,8 +182,9 @@ class Conv(Rule):
         if len(kept) == x.axes[1].n and len(slim.slots(y, 1)) == y.axes[1].n:
             return
         per_x = x.axes[1].n // group
-        if per_x > 1 and w.is_leaf:
-            removed = slim.absorbed(x, 1)
+        made = integer_weight(op)
+        if per_x > 1 and (w.is_leaf or made is not None):
+            removed = slim.absorbed(x, 1) if self.absorb(op) is not None else None
             weight = w.content
             if removed is not None:
                 weight = self._absorb_groups(op, slim, group, removed)
@@ -189,7 +192,12 @@ class Conv(Rule):
             per_y = y.axes[1].n // group
             blocks = kept // per_x
             columns = [kept[blocks == row // per_y] % per_x for row in rows]
-            slim.set_sliced(op, 1, np.stack([weight[row][c] for row, c in zip(rows, columns, strict=True)]))
+            if made is not None:
+                weight = made.x.content
+            pieces = np.stack([weight[row][c] for row, c in zip(rows, columns, strict=True)])
+            slim.set_sliced(op if made is None else made, 1 if made is None else 0, pieces)
+            if made is not None:
+                slim.finish(made)
         slim.set_attr(op, "group", len(np.unique(kept // per_x)))
 
     def _absorb_groups(self, op: Op, slim: Slim, group: int, removed: Array) -> Array:
