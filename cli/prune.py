@@ -129,30 +129,36 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
         if given[name]:
             _new_file(given[name], given["force"], taken=[source, given["output"]])
     say(f"reading {source}")
-    model = _read(source)
     clock = _Clock()
+    model = _read(source)
     original = io.load(model, strict=given["strict"])
+    read_from = io.sources(original)
     size = _file_size(model) if isinstance(model, Path) else model.ByteSize()
-    size += sum(path.stat().st_size for path in io.sources(original))
+    size += sum(path.stat().st_size for path in read_from)
+    before = count(original)
     clock.lap("load")
+    # a path is read once more, which is cheaper than a copy of what we hold
+    subject: Path | ir.Model = model if isinstance(model, Path) else original
+    del original
     if given["plan_from"]:
         say("applying the plan")
         plan = _read_plan(given["plan_from"])
-        slim = None if given["dry_run"] else api.apply(original, plan)
+        slim = None if given["dry_run"] else api.apply(subject, plan)
     else:
         say("looking for what is masked")
         asked = {name: given[name] for name in (*PLANNING, "provider", "strict")}
         if given["dry_run"]:
-            plan, slim = api.plan(original, **asked), None
+            plan, slim = api.plan(subject, **asked), None
         else:
-            slim, plan = api.slim(original, **asked)
+            slim, plan = api.slim(subject, **asked)
     clock.lap("slim")
-    outcome = _Outcome(source, plan, count(original), size, seconds=clock.laps)
+    outcome = _Outcome(source, plan, before, size, seconds=clock.laps)
     if slim is not None:
+        assert not isinstance(slim, Path)  # a path comes back as a model
         outcome.after = count(slim)
         outcome.output = given["output"]
         clock.lap("count")
-        _write(outcome, slim, model, [*io.sources(original)], given, say)
+        _write(outcome, slim, model, read_from, given, say)
     if given["plan_to"] and outcome.passed:
         _write_text(given["plan_to"], plan.to_json() + "\n")
     if given["report"]:
