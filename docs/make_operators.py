@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def text() -> str:
     families: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (domain, name), rule in REGISTRY.items():
         family = type(rule).__module__.rpartition(".")[2]
-        summary = (type(rule).__doc__ or "").strip().splitlines()[0].rstrip(".")
+        summary = (inspect.getdoc(type(rule)) or "").splitlines()[0].rstrip(".")
         families[family][summary].append(f"{domain}.{name}" if domain else name)
     lines = [HEADER.format(count=len(REGISTRY), opset=VERIFIED[""])]
     for family in sorted(families):
