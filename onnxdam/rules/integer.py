@@ -251,6 +251,9 @@ def removed_slots(op: Op, at: Layout, slim: Slim, axis: int) -> Array | None:
 
 def add_to_bias(op: Op, slim: Slim, index: int, shift: Array, like: tuple[Tensor, int]) -> None:
     """Adds whole numbers to an int32 bias, which is made where there is none."""
+    axis = like[0].axes[like[1]]
+    if axis.n > 1:
+        shift = np.where(slim.need.kept(axis), shift, 0)
     if not shift.any():
         return
     old = op.known(index)

@@ -123,6 +123,16 @@ def quantised_weight(op: Op) -> bool:
     return w is not None and not w.is_leaf and w.maker is not None and w.maker.kind == "DequantizeLinear"
 
 
+def integer_weight(op: Op) -> Op | None:
+    """The node that dequantises the weight for this reader alone, by rows at most: its integers can be sliced freely."""
+    w = op.tensor(1)
+    made = None if w is None or w.is_leaf else w.maker
+    if w is None or made is None or made.kind != "DequantizeLinear" or w.pinned or len(w.readers) != 1:
+        return None
+    grid = Grid.of(made)
+    return made if made.x.is_leaf and not grid.block and grid.axis in (None, 0) else None
+
+
 def add_to_integers(made: Op, slim: Slim, shift: Array) -> None:
     """Adds `shift` to what a node dequantises; it is a whole multiple of the scale up to rounding."""
     scale = made.known(1)

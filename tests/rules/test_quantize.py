@@ -163,6 +163,25 @@ def test_blocks_that_do_not_divide_stay() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_qdq_grouped(per_channel: bool) -> None:
+    """The integers behind a grouped convolution are sliced block by block."""
+    size = (6,) if per_channel else ()
+    sg = rng.uniform(0.01, 0.02, size).astype("f")
+    zg = np.zeros(size, np.int8)
+    small = check(
+        f"""(float[N,3,6,6] x) => (float[N,4,4,4] y) {{ a = Conv(x, w)
+        q = QuantizeLinear(a, sr, zr)  d = DequantizeLinear(q, sr, zr)
+        gd = DequantizeLinear{"<axis=0>" if per_channel else ""}(g, sg, zg)
+        b = Conv<group=3>(d, gd)  y = Conv(b, v) }}""",
+        dict(QDQ, w=gone(rng.normal(size=(12, 3, 1, 1)).astype("f"), [0, 1, 2, 3, 4, 9]), g=ints(6, 4, 3, 3), sg=sg, zg=zg,
+             v=rng.normal(size=(4, 6, 1, 1)).astype("f")),
+        dict(w=(6, 3, 1, 1), g=(4, 3, 3, 3), v=(4, 4, 1, 1)) | (dict(sg=(4,), zg=(4,)) if per_channel else {}),
+        tolerance=1e-5,
+    )  # fmt: skip
+    assert next(t for t in small.graph.initializer if t.name.startswith("g")).data_type == onnx.TensorProto.INT8
+
+
 def constant_qdq(kind: str, bias: bool) -> tuple[str, dict[str, Any], int]:
     """A layer whose channels 1 and 3 are the constant 0.7, read by a quantised contraction."""
     w = gone(rng.normal(size=(5, 6)).astype("f"), (slice(None), [1, 3]))

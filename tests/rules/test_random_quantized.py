@@ -76,8 +76,11 @@ class Network:
         rng, out = self.rng, int(rng_choice(self.rng))
         taps = () if self.flat else (3, 3) if rng.random() < 0.5 else (1, 1)
         depthwise = not self.flat and rng.random() < 0.25
-        w, s, z, per = self.weight(channels if depthwise else out, 1 if depthwise else channels, taps, symmetric=True)
+        group = channels if depthwise else 1
+        if not self.flat and not depthwise and channels % 2 == 0 and out % 2 == 0 and rng.random() < 0.4:
+            group = 2
         out = channels if depthwise else out
+        w, s, z, per = self.weight(out, channels // group, taps, symmetric=True)
         d = self.emit(f"DequantizeLinear<axis=0>({w}, {s}, {z})" if per else f"DequantizeLinear({w}, {s}, {z})")
         b = ""
         if rng.random() < 0.7:
@@ -91,7 +94,7 @@ class Network:
         if self.flat:
             y = self.emit(f"Gemm<transB=1>({x}, {d}{b})")
         else:
-            pad = f"pads=[{', '.join([str(taps[0] // 2)] * 4)}], group={channels if depthwise else 1}"
+            pad = f"pads=[{', '.join([str(taps[0] // 2)] * 4)}], group={group}"
             y = self.emit(f"Conv<{pad}>({x}, {d}{b})")
         y = self.emit(f"{rng.choice(['Relu', 'Sigmoid', 'Identity', 'HardSwish'])}({y})")
         s, z = self.scale(), self.zero()
