@@ -15,6 +15,7 @@ from onnxdam.masks.dam import DAM
 from onnxdam.masks.export import export
 from onnxdam.masks.gate import Gate, gates_of
 from onnxdam.masks.gates import Gates
+from onnxdam.masks.narrow import narrow, narrow_state, parameter_plan
 from onnxdam.masks.norms import GroupLasso, NetworkSlimming, Owned
 from onnxdam.masks.schedule import Schedule
 
@@ -32,4 +33,7 @@ __all__ = [
     "attach",
     "export",
     "gates_of",
+    "narrow",
+    "narrow_state",
+    "parameter_plan",
 ]

@@ -9,9 +9,9 @@ the cost c (relative parameters, multiply-accumulates or channels) taken at the 
 
 and lambda is steered: the goal falls from 1 to the target along the schedule's ramp. At every step, with
 e = ln(c / goal), c the geometric mean of the expected cost (which moves at once) and the actual one (which is meant),
-ln lambda moves by RATE * e / steps (integral part: dual ascent in the logarithm, so that its scale need not be known) and the
-weight in use is lambda * exp(GAIN * e) (proportional part: damps the swing). Hardening then picks the slots of highest
-score, as many as the target affords.
+ln lambda moves by RATE * e / steps (integral part: dual ascent in the logarithm, so that its scale need not be known)
+and the weight in use is lambda * exp(GAIN * e) (proportional part: damps the swing). Hardening then picks the slots of
+highest score, as many as the target affords.
 """
 
 from __future__ import annotations

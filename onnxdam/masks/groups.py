@@ -190,7 +190,7 @@ def source(t: Tensor) -> tuple[str, Array] | None:
     return inner[0], moved
 
 
-def _along(t: Tensor, axis: int, shape: Sequence[int], positions: Array) -> tuple[int, Array] | None:
+def along_parameter(t: Tensor, axis: int, shape: Sequence[int], positions: Array) -> tuple[int, Array] | None:
     """The axis of the parameter that corresponds to an axis of a re-arrangement of it, and its entry for each slot."""
     lines = np.moveaxis(positions, axis, 0).reshape(positions.shape[axis], -1)
     places = np.unravel_index(lines, shape)
@@ -271,7 +271,7 @@ class Graph:
         name, positions = found
         slots = self.slots.of(tensor.axes[axis])
         shape = next(t for t in self.network.tensors.values() if t.name == name).content.shape
-        where = _along(tensor, axis, shape, positions)
+        where = along_parameter(tensor, axis, shape, positions)
         if where is None or len(slots) < 2:
             return
         owner = name.rpartition(".")[0] or name

@@ -1,0 +1,217 @@
+"""Back to torch: the slim module, or the slim state_dict, of a masked network.
+
+A plan in terms of parameters says which entries of which axis stay. Slicing by it is all there is to do as long as the
+channels that leave are read by zeros; where constants would have to be folded into a bias it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onnxdam.analysis.forward import Network
+from onnxdam.analysis.need import Need
+from onnxdam.errors import InputError, UnsupportedError
+from onnxdam.graph import functions, io
+from onnxdam.masks.attach import baked_copy, export_in_memory
+from onnxdam.masks.groups import along_parameter, source
+from onnxdam.plan import Plan
+from onnxdam.rewrite.record import record
+
+Kept = Mapping[int, tuple[int, ...]]  # axis -> entries that stay
+
+
+def parameter_plan(model: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Plan:
+    """The plan of a network with hardened gates (or zeros in its weights), by the names of its state_dict.
+
+    Args:
+        model: the network, with or without its gates; not changed.
+        example_inputs: what it can be called with.
+
+    Raises:
+        InputError: the network cannot be exported.
+    """
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    twin = baked_copy(model)
+    exported = export_in_memory(twin, args)
+    network = Network(functions.inline(exported.clone()))
+    need = Need(network)
+    whole = record(need, io.fingerprint(exported), {})
+    kept = _kept_entries(network, need, {name: tuple(value.shape) for name, value in twin.state_dict().items()})
+    return Plan(whole.fingerprint, {}, kept, whole.constant, whole.absorbed)
+
+
+def narrow(model: nn.Module, plan: Plan, example_inputs: Tensor | Sequence[Any] | None = None) -> nn.Module:
+    """The slim network: parameters sliced, attributes of standard layers (in_channels, num_features ...) brought along.
+
+    Args:
+        model: the network the plan was made of, with or without gates; not changed.
+        plan: of `parameter_plan`.
+        example_inputs: where given, the slim network is run on them, and has to give what the model gives.
+
+    Returns:
+        A copy without gates, in evaluation mode.
+
+    Raises:
+        UnsupportedError: a layer, a fold or a width written into a forward function cannot be followed; says which.
+        InputError: the plan belongs to another network.
+    """
+    slim = baked_copy(model)
+    state = narrow_state(slim.state_dict(), plan)
+    for path, module in slim.named_modules():
+        names = {name: f"{path}.{name}".lstrip(".") for name, _ in _tensors(module)}
+        found = {name: plan.kept[full] for name, full in names.items() if full in plan.kept}
+        if found:
+            _resize(module, {name: state[full] for name, full in names.items() if full in state}, found, path)
+    if example_inputs is not None:
+        args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+        _check(baked_copy(model), slim, args)
+    return slim
+
+
+def narrow_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
+    """The slim state_dict; its tensors are copies where they are narrower.
+
+    Args:
+        state: of the bare network (`gates.bake()` first where it has gates).
+        plan: of `parameter_plan`.
+
+    Raises:
+        UnsupportedError: constants would have to be folded.
+        InputError: the plan belongs to another network.
+    """
+    if plan.absorbed:
+        raise UnsupportedError(
+            f"narrow: channels that leave are not zero but constants, which {plan.absorbed[0].node} would have to "
+            "absorb; slim the exported file instead"
+        )
+    if plan.constant:
+        raise UnsupportedError(f"narrow: {plan.constant[0]} is constant altogether; slim the exported file instead")
+    if plan.kept and not any(name in state for name in plan.kept):
+        raise InputError("narrow: the plan names no parameter of this network; make it with parameter_plan")
+    slim = dict(state)
+    for name, axes in plan.kept.items():
+        for axis, kept in axes.items() if name in state else ():
+            value = slim[name]
+            if axis >= value.dim() or max(kept, default=0) >= value.shape[axis]:
+                raise InputError(f"narrow: the plan does not fit {name} of shape {tuple(value.shape)}")
+            slim[name] = value.index_select(axis, torch.tensor(kept, device=value.device))
+    return slim
+
+
+def _kept_entries(
+    network: Network, need: Need, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, dict[int, tuple[int, ...]]]:
+    masks: dict[tuple[str, int], np.ndarray] = {}
+    for op in network.active():
+        for tensor in op.ins if op in need.running else ():
+            found = source(tensor) if tensor is not None and tensor.is_leaf else None
+            if tensor is None or found is None or found[0] not in shapes:
+                continue
+            for i in range(tensor.rank):
+                where = along_parameter(tensor, i, shapes[found[0]], found[1])
+                if where is not None and tensor.axes[i].n > 1:
+                    mask = masks.setdefault((found[0], where[0]), np.zeros(tensor.axes[i].n, bool))
+                    mask[where[1]] |= need.kept(tensor.axes[i])
+    kept: dict[str, dict[int, tuple[int, ...]]] = {}
+    for (name, axis), mask in masks.items():
+        if not mask.all():
+            kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(mask).tolist())
+    return kept
+
+
+# -- modules -----------------------------------------------------------------------------------------------------------
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    yield from module.named_buffers(recurse=False)
+
+
+def _resize(module: nn.Module, values: Mapping[str, Tensor], kept: Mapping[str, Kept], path: str) -> None:
+    fit = next((fit for kind, fit in _FITS if isinstance(module, kind)), None)
+    if fit is None and type(module).__module__.startswith("torch.nn"):
+        raise UnsupportedError(f"narrow: {path} is a {type(module).__name__}, whose sizes cannot be changed")
+    if fit is not None:
+        fit(module, values, kept)
+    for name, value in values.items():
+        if name in module._parameters:
+            module._parameters[name] = nn.Parameter(value.clone(), module._parameters[name].requires_grad)
+        else:
+            module._buffers[name] = value.clone()
+
+
+def _fit_linear(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    module.out_features, module.in_features = values["weight"].shape
+
+
+def _fit_conv(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    """A grouped convolution loses whole groups, or equally many channels of each."""
+    first, second = values["weight"].shape[:2]
+    if module.groups > 1 and 1 not in kept.get("weight", {}):
+        per_group = module.weight.shape[0] // module.groups
+        groups = len({i // per_group for i in kept["weight"][0]})
+        module.groups = groups if first == groups * per_group else module.groups
+    sizes = (first, second * module.groups)
+    module.in_channels, module.out_channels = sizes if module.transposed else sizes[::-1]
+
+
+def _fit_norm(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    module.num_features = len(next(v for v in values.values() if v.dim()))
+
+
+def _fit_group_norm(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    per_group = module.num_channels // module.num_groups
+    module.num_channels = len(values["weight"])
+    module.num_groups = len({i // per_group for i in kept["weight"][0]})
+
+
+def _fit_embedding(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    module.num_embeddings, module.embedding_dim = values["weight"].shape
+
+
+def _fit_prelu(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    module.num_parameters = len(values["weight"])
+
+
+_FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]], None]]] = [
+    (nn.modules.linear.NonDynamicallyQuantizableLinear, _fit_linear),
+    (nn.Linear, _fit_linear),
+    (nn.modules.conv._ConvNd, _fit_conv),
+    (nn.modules.batchnorm._NormBase, _fit_norm),
+    (nn.GroupNorm, _fit_group_norm),
+    (nn.Embedding, _fit_embedding),
+    (nn.PReLU, _fit_prelu),
+]
+
+
+# -- proof -------------------------------------------------------------------------------------------------------------
+def _check(model: nn.Module, slim: nn.Module, args: tuple[Any, ...]) -> None:
+    """The slim network runs and gives the same."""
+    inside: list[str] = []
+    hooks = []
+    for path, module in slim.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda _, __, path=path: inside.append(path)))
+        hooks.append(module.register_forward_hook(lambda *_: (inside.pop(), None)[1]))
+    try:
+        with torch.no_grad():
+            before, after = model(*args), slim(*args)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        where = inside[-1]
+        name = f"{where or 'the network'} ({type(slim.get_submodule(where)).__name__})"
+        reason = " ".join(str(error).split())[:160]
+        raise UnsupportedError(
+            f"narrow: the forward function of {name} does not follow the new widths: {reason}"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    try:
+        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
+    except AssertionError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UnsupportedError(
+            f"narrow: the slim module gives other results, a forward function has a width written down: {reason}"
+        ) from None
