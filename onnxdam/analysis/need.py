@@ -219,6 +219,9 @@ class Need:
         if tensor.opaque or tensor in op.outs:
             return True
         if op.rule.operands == "pieces":
+            joint = op.rule.axis(op)
+            if op.y.axes[joint].n > 1:
+                return bool(self.kept(tensor.axes[joint]).any())
             return all(self.kept(a).any() for a in tensor.axes if a.n > 1)
         if op.rule.operands == "all":
             return not self.is_zero(tensor)
@@ -391,6 +394,8 @@ class Need:
         for source, target, s_index, t_index in ((r.a, r.b, a_index, b_index), (r.b, r.a, b_index, a_index)):
             if source.tensor is not None and source.tensor not in self.alive and not source.tensor.is_leaf:
                 continue  # nobody reads it: what its other relations keep of it is no reason
+            if r.lazy and target.tensor is not None and target.tensor not in self.alive and not target.tensor.is_leaf:
+                continue
             mask = np.zeros(target.n, bool)
             mask[t_index[self.kept(source)[s_index]]] = True
             self.keep(target, mask, Event(target, mask, c.op, "corresponds", source,

@@ -138,7 +138,18 @@ class Concat(Rule):
                 offset += n
             elif n > 1:
                 yield Pinned(t.axes[axis], "joined with a piece of unknown extent")
-            yield from same_axes(t, op.y, [i for i in range(op.y.rank) if i != axis])
+            others = [i for i in range(op.y.rank) if i != axis]
+            if t.is_leaf or not fixed or not self._read_in_part(op):
+                yield from same_axes(t, op.y, others)
+            else:  # a piece that nobody reads must not widen the others
+                whole = [np.arange(t.axes[i].n) for i in others]
+                yield from (Same(t.axes[i], op.y.axes[i], index, index, lazy=True)
+                            for i, index in zip(others, whole, strict=True) if t.axes[i].n == op.y.axes[i].n > 1)
+                yield from (r for i in others if t.axes[i].n != op.y.axes[i].n for r in same(t.axes[i], op.y.axes[i]))
+
+    def _read_in_part(self, op: Op) -> bool:
+        """Whether a reader may want some pieces only."""
+        return any(use.node.op_type in ("Gather", "Slice", "Split") for use in op.node.outputs[0].uses())
 
     def constants(self, op: Op) -> None:
         pieces = [t for t in op.ins if t is not None]
@@ -159,6 +170,19 @@ class Concat(Rule):
                 known = [c for c in facts if c is not None]
                 mask = np.logical_and.reduce([c.mask & (c.value == known[0].value) for c in known])
                 op.y.set_const(i, mask, known[0].value)
+            if i != axis and out.n > 1 and any(facts) and self._read_in_part(op):
+                self._together(op, pieces, axis, i)
+
+    @staticmethod
+    def _together(op: Op, pieces: list[Tensor], axis: int, i: int) -> None:
+        """Slots of axis i that are constant in some pieces only."""
+        n = op.y.axes[i].n
+        if any(t.axes[i].n != n or not isinstance(t.shape[axis], int) for t in pieces):
+            return
+        rows = [(np.zeros(n, bool), np.zeros(n)) if (c := t.const(i)) is None else (c.mask, c.value) for t in pieces]
+        lengths = [t.axes[axis].n for t in pieces]
+        mask, value = (np.repeat(np.stack(facts), lengths, 0) for facts in zip(*rows, strict=True))
+        op.y.set_joint((axis, i), mask, value)
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         if op.y.opaque:
