@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -54,6 +55,7 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> None:
     """Entry point of the `onnxdam` command: every outcome ends in one line and one exit status."""
+    gc.set_threshold(50_000, 20, 20)  # graphs are many small objects that live long: a third of the time was collection
     warnings.showwarning = _show_warning
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _terminate)

@@ -125,6 +125,10 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
         io.check_output(Path(given["output"]), overwrite=given["force"], sources=[] if source == "-" else [source])
     if given["data"] is not None:
         _readable(given["data"])
+    if given["check"] and not given["dry_run"]:
+        from onnxdam.providers import check_provider
+
+        check_provider(given["provider"])
     for name in ("plan_to", "report"):
         if given[name]:
             _new_file(given[name], given["force"], taken=[source, given["output"]])

@@ -30,7 +30,7 @@ def check_provider(name: str) -> None:
     if PROVIDERS[name][0] not in ort.get_available_providers():
         raise InputError(
             f"provider {name!r} needs {PROVIDERS[name][0]}, which the installed onnxruntime {ort.__version__} "
-            "does not have; `onnxdam doctor` says what to install"
+            "does not have (to prune for another machine, ask for --no-verify)"
         )
 
 

@@ -231,7 +231,7 @@ def test_provider_that_is_not_there() -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        with pytest.raises(InputError, match="onnxdam doctor"):
+        with pytest.raises(InputError, match="needs CUDAExecutionProvider"):
             verify(mlp(), mlp(), provider="cuda")
 
 
