@@ -32,6 +32,7 @@ class Graph:
         self.feeds: dict[str, Any] = {"x": rng.standard_normal((2, 5, 7)).astype("f")}
         self.lines: list[str] = []
         self.head = "float[2,5,7] x"
+        self.tail = ""  # further outputs
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         return dict(
@@ -90,10 +91,22 @@ class Graph:
         self.weights["mask"] = rng.standard_normal(shape).astype("f")
         return "mask"
 
+    def cache(self, depth: int, width: int) -> tuple[str, str]:
+        """Past keys and values as inputs, present ones as outputs: arguments and results."""
+        if self.rng.random() < 0.7:
+            return "", ""
+        g = self.groups
+        self.head += f", float[2,{g},3,{depth}] pk, float[2,{g},3,{width}] pv"
+        for name, size in (("pk", depth), ("pv", width)):
+            self.feeds[name] = self.rng.standard_normal((2, g, 3, size)).astype("f")
+        if self.rng.random() < 0.7:
+            self.tail = f", float[2,{g},8,{depth}] nk, float[2,{g},8,{width}] nv"
+        return "pk, pv", ", nk, nv"
+
     def build(self) -> str:
         getattr(self, self.kind)()
         self.finish()
-        return f"({self.head}) => (float[2,5,4] y) {{ {'  '.join(self.lines)} }}"
+        return f"({self.head}) => (float[2,5,4] y{self.tail}) {{ {'  '.join(self.lines)} }}"
 
     def rotate(self, roles: str, domain: str) -> None:
         if not self.rotary:
@@ -118,10 +131,11 @@ class Graph:
             bias = "b"
             n = self.heads * (2 * self.depth + self.width)
             self.weights["b"] = self.rng.standard_normal(n).astype("f") * (self.rng.random(n) < 0.4)
-        mask = self.mask(False)
+        past, now = self.cache(self.depth, self.width) if self.depth == self.width else ("", "")
+        mask = "" if past else self.mask(False)
         causal = f", unidirectional={int(self.rng.integers(0, 2))}"
         self.lines.append(
-            f"a = com.microsoft.MultiHeadAttention<num_heads={self.heads}{self.scale()}{causal}>(q{r}, k{r}, v, {bias}, , {mask})"
+            f"a{now} = com.microsoft.MultiHeadAttention<num_heads={self.heads}{self.scale()}{causal}>(q{r}, k{r}, v, {bias}, , {mask}, {past or ', '})"
         )
 
     def packed(self) -> None:
@@ -148,6 +162,8 @@ class Graph:
             self.weights |= dict(cos=np.cos(angle), sin=np.sin(angle))
             rotary = ", cos, sin"
         self.head += ", int32[2] last, int32 total"
+        if self.rng.random() < 0.2:
+            self.tail = f", float[2,{self.groups},5,16] nk, float[2,{self.groups},5,16] nv"
         self.feeds |= dict(last=np.full(2, 4, np.int32), total=np.array(5, np.int32))
         names = "q, k, v"
         if self.rng.random() < 0.4:
@@ -164,9 +180,10 @@ class Graph:
         self.rotate("qk", "")
         r = "r" if self.rotary else ""
         extra = self.scale() + str(self.rng.choice(["", ", is_causal=1", ", softcap=1.5"]))
-        mask = "" if "causal" in extra else self.mask(True)
+        past, now = self.cache(self.depth, self.width)
+        mask = "" if "causal" in extra or past else self.mask(True)
         self.lines.append(
-            f"a = Attention<q_num_heads={self.heads}, kv_num_heads={self.groups}{extra}>(q{r}, k{r}, v, {mask})"
+            f"a{now} = Attention<q_num_heads={self.heads}, kv_num_heads={self.groups}{extra}>(q{r}, k{r}, v, {mask}, {past or ', '})"
         )
 
     def four(self) -> None:
