@@ -44,7 +44,7 @@ class Slim:
         self.gates = find_gates(need)
         self._full: dict[tuple[Op, int], tuple[Array, Likes]] = {}
         self._filled: set[Op] = set()
-        self._sliced: dict[Tensor, ir.Value] = {}
+        self._sliced: dict[tuple[Tensor, tuple[bytes | None, ...]], ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
         self._patched: dict[tuple[ir.Value, tuple[tuple[int, int], ...]], ir.Value] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
@@ -260,8 +260,13 @@ class Slim:
 
     def _narrow(self, t: Tensor) -> ir.Value:
         """The initializer that holds the kept part of a known tensor, shared by all who read it."""
-        if t not in self._sliced:
-            picks = [self.slots(t, i) if self.narrowed(t, i) else None for i in range(t.rank)]
+        picks = [self.slots(t, i) if self.narrowed(t, i) else None for i in range(t.rank)]
+        while t.maker is not None and t.maker.kind == "Identity" and t.maker.x.is_leaf:
+            t = t.maker.x  # exporters write equal weights once, with an Identity for each further use
+        if t.maker is None and t.value is not None and all(p is None for p in picks):
+            return t.value
+        key = (t, tuple(None if p is None else p.tobytes() for p in picks))
+        if key not in self._sliced:
             shape = [t.shape[i] if p is None else len(p) for i, p in enumerate(picks)]
             source = t.value.const_value if t.value is not None else None
             load = source.numpy if source is not None else lambda: t.content
@@ -281,10 +286,10 @@ class Slim:
                 tensor: ir.TensorProtocol = ir.LazyTensor(
                     lambda: ir.tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(int(n) for n in shape if isinstance(n, int)), name=fresh
                 )
-                self._sliced[t] = self._register(name, tensor)
+                self._sliced[key] = self._register(name, tensor)
             else:
-                self._sliced[t] = self.initializer(name, cut(), dtype)
-        return self._sliced[t]
+                self._sliced[key] = self.initializer(name, cut(), dtype)
+        return self._sliced[key]
 
     def initializer(self, wanted: str, content: Array, dtype: ir.DataType | None = None) -> ir.Value:
         """A new initializer of the main graph; it takes the name `wanted` if that is free in the end."""
