@@ -17,7 +17,7 @@ from tests.property.subject import slim
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 CANDIDATE = {"LSTM": 3, "GRU": 2, "RNN": 0}
-I, H = 3, 5  # inputs, hidden units
+N_IN, H = 3, 5  # inputs, hidden units
 
 
 def rows(cell: str, *units: int, hidden: int = H, gates: Any = None, blocks: int = 1) -> list[int]:
@@ -30,18 +30,18 @@ def rows(cell: str, *units: int, hidden: int = H, gates: Any = None, blocks: int
 def weights(cell: str, hidden: int = H, directions: int = 1, **others: Any) -> dict[str, Any]:
     g = GATES[cell]
     return {
-        "W": (directions, g * hidden, I), "R": (directions, g * hidden, hidden), "B": (directions, 2 * g * hidden),
+        "W": (directions, g * hidden, N_IN), "R": (directions, g * hidden, hidden), "B": (directions, 2 * g * hidden),
         "V": (directions * hidden, 2), **others,
     }  # fmt: skip
 
 
-def shapes(cell: str, hidden: int, inputs: int = I, directions: int = 1) -> dict[str, tuple[int, ...]]:
-    return {k: v for k, v in weights(cell, hidden, directions).items()} | {"W": (directions, GATES[cell] * hidden, inputs)}
+def shapes(cell: str, hidden: int, inputs: int = N_IN, directions: int = 1) -> dict[str, tuple[int, ...]]:
+    return weights(cell, hidden, directions) | {"W": (directions, GATES[cell] * hidden, inputs)}
 
 
 def one(name: str, cell: str, inside: str = "", *, head: str = "s = Squeeze(y, one) z = MatMul(s, V)", **options: Any) -> Trap:
     """A single unidirectional cell between an input and a matrix product."""
-    text = f"(double[T,N,{I}] x) => (double[T,N,2] z) {{ y = {cell}<hidden_size = {H}{inside}>(x, W, R, B) {head} }}"
+    text = f"(double[T,N,{N_IN}] x) => (double[T,N,2] z) {{ y = {cell}<hidden_size = {H}{inside}>(x, W, R, B) {head} }}"
     options["weights"] = weights(cell, one=np.array([1])) | options.get("weights", {})
     return Trap(name, text, **options)
 
@@ -112,7 +112,7 @@ def wired(name: str, text: str, cell: str = "LSTM", **options: Any) -> Trap:
     return Trap(name, text, **options)
 
 
-SEQUENCE = f"(double[T,N,{I}] x) => (double[T,N,2] z) {{ "
+SEQUENCE = f"(double[T,N,{N_IN}] x) => (double[T,N,2] z) {{ "
 BOTH = SEQUENCE + 'y = CELL<hidden_size = 5, direction = "bidirectional"INSIDE>(x, W, R, B) ' \
     "t = Transpose<perm = [0, 2, 1, 3]>(y) r = Reshape(t, to) z = MatMul(r, V) }"
 
@@ -147,45 +147,45 @@ CONSTANT_INPUT = f"(double[T,N,2] x) => (double[T,N,2] z) {{ a = MatMul(x, W0) c
     f"y = LSTM<hidden_size = {H}>(r, W, R{{bias}}) s = Squeeze(y, one) z = MatMul(s, V) }}"
 SURROUNDED = [
     wired("constant inputs move into the bias", CONSTANT_INPUT.replace("{bias}", ", B"),
-          weights={"W0": (2, I), "b0": np.array([0.3, -0.2, 0.7])}, zero={"W0": s_[:, [0, 2]]},
+          weights={"W0": (2, N_IN), "b0": np.array([0.3, -0.2, 0.7])}, zero={"W0": s_[:, [0, 2]]},
           narrow=shapes("LSTM", H, 1) | {"W0": (2, 1), "b0": (1,)}),
     wired("constant inputs make a bias", CONSTANT_INPUT.replace("{bias}", ""),
-          weights={"W0": (2, I), "b0": np.array([0.3, -0.2, 0.7])}, zero={"W0": s_[:, [0, 2]]},
+          weights={"W0": (2, N_IN), "b0": np.array([0.3, -0.2, 0.7])}, zero={"W0": s_[:, [0, 2]]},
           narrow=shapes("LSTM", H, 1) | {"W0": (2, 1), "b0": (1,), "B": ()}, extra=40),
-    wired("inputs that nobody reads", CONSTANT_INPUT.replace("{bias}", ", B"), weights={"W0": (2, I), "b0": (I,)},
+    wired("inputs that nobody reads", CONSTANT_INPUT.replace("{bias}", ", B"), weights={"W0": (2, N_IN), "b0": (N_IN,)},
           zero={"W": s_[:, :, [0, 2]]}, narrow=shapes("LSTM", H, 1) | {"W0": (2, 1), "b0": (1,)}),
-    wired("lengths", f"(double[T,N,{I}] x, int32[N] n) => (double[T,N,2] z) {{ y = LSTM<hidden_size = {H}>(x, W, R, B, n) "
+    wired("lengths", f"(double[T,N,{N_IN}] x, int32[N] n) => (double[T,N,2] z) {{ y = LSTM<hidden_size = {H}>(x, W, R, B, n) "
           "s = Squeeze(y, one) z = MatMul(s, V) }", zero=dead("LSTM", 1), narrow=shapes("LSTM", 4), ranges={"n": (1, 3)}),
-    wired("a constant unit is zero beyond the length", f"(double[T,N,{I}] x, int32[N] n) => (double[T,N,2] z) {{ "
+    wired("a constant unit is zero beyond the length", f"(double[T,N,{N_IN}] x, int32[N] n) => (double[T,N,2] z) {{ "
           f"y = RNN<hidden_size = {H}>(x, W, R, B, n) s = Squeeze(y, one) z = MatMul(s, V) }}", "RNN",
           zero={"W": s_[:, 1], "R": [s_[:, 1], s_[:, :, 1]]}, kept=True, ranges={"n": (1, 3)}),
     wired("peepholes", SEQUENCE + f"y = LSTM<hidden_size = {H}>(x, W, R, B, , , , P) s = Squeeze(y, one) "
           "z = MatMul(s, V) }",
           weights={"P": (1, 3 * H)}, zero=dead("LSTM", 1), narrow=shapes("LSTM", 4) | {"P": (1, 12)}),
-    wired("initial states that are zero in the dead unit", f"(double[T,2,{I}] x) => (double[T,2,2] z) {{ "
+    wired("initial states that are zero in the dead unit", f"(double[T,2,{N_IN}] x) => (double[T,2,2] z) {{ "
           f"y = LSTM<hidden_size = {H}>(x, W, R, B, , h0, c0) s = Squeeze(y, one) z = MatMul(s, V) }}",
           weights={"h0": (1, 2, H), "c0": (1, 2, H)}, zero=dead("LSTM", 1, 3) | {"h0": s_[:, :, 1], "c0": s_[:, :, 1]},
           narrow=shapes("LSTM", 4) | {"h0": (1, 2, 4), "c0": (1, 2, 4)}),
-    wired("two layers share an initial state of zeros", f"(double[T,2,{I}] x) => (double[T,2,2] z) {{ "
+    wired("two layers share an initial state of zeros", f"(double[T,2,{N_IN}] x) => (double[T,2,2] z) {{ "
           f"y = LSTM<hidden_size = {H}>(x, W, R, B, , zero, zero) s = Squeeze(y, one) "
           f"u = LSTM<hidden_size = {H}>(s, W2, R2, B2, , zero, zero) v = Squeeze(u, one) z = MatMul(v, V) }}",
           weights={"zero": np.zeros((1, 2, H)), "W2": (1, 4 * H, H), "R2": (1, 4 * H, H), "B2": (1, 8 * H)},
           zero=dead("LSTM", 1, 3), narrow=shapes("LSTM", 3) | {"V": (H, 2), "W2": (1, 4 * H, 3), "zero": ()}),
-    wired("the state goes on to a decoder", f"(double[T,N,{I}] x) => (double[T,N,2] z) {{ "
+    wired("the state goes on to a decoder", f"(double[T,N,{N_IN}] x) => (double[T,N,2] z) {{ "
           f"y, h, c = LSTM<hidden_size = {H}>(x, W, R, B) u = LSTM<hidden_size = {H}>(x, W2, R2, B2, , h, c) "
-          "v = Squeeze(u, one) z = MatMul(v, V) }", weights={"W2": (1, 4 * H, I), "R2": (1, 4 * H, H), "B2": (1, 8 * H)},
+          "v = Squeeze(u, one) z = MatMul(v, V) }", weights={"W2": (1, 4 * H, N_IN), "R2": (1, 4 * H, H), "B2": (1, 8 * H)},
           zero=dead("LSTM", 1, 3) | {f"{k}2": v for k, v in dead("LSTM", 1, 3).items()},
           narrow=shapes("LSTM", 3) | {f"{k}2": v for k, v in shapes("LSTM", 3).items()}),
-    wired("an input decides the state", f"(double[T,N,{I}] x, double[1,N,{H}] h) => (double[T,N,2] z) {{ "
+    wired("an input decides the state", f"(double[T,N,{N_IN}] x, double[1,N,{H}] h) => (double[T,N,2] z) {{ "
           f"y = GRU<hidden_size = {H}>(x, W, R, B, , h) s = Squeeze(y, one) z = MatMul(s, V) }}", "GRU",
           zero=dead("GRU", 1), kept=True),
-    wired("last state only", f"(double[T,N,{I}] x) => (double[N,2] z) {{ e, h = GRU<hidden_size = {H}>(x, W, R, B) "
+    wired("last state only", f"(double[T,N,{N_IN}] x) => (double[N,2] z) {{ e, h = GRU<hidden_size = {H}>(x, W, R, B) "
           "s = Squeeze(h, nil) z = MatMul(s, V) }", "GRU", weights={"nil": np.array([0])}, zero=dead("GRU", 1, 3),
           narrow=shapes("GRU", 3)),
-    wired("batch first", f"(double[N,T,{I}] x, double[N,1,{H}] h) => (double[N,T,2] z) {{ k = Mul(h, mask) "
+    wired("batch first", f"(double[N,T,{N_IN}] x, double[N,1,{H}] h) => (double[N,T,2] z) {{ k = Mul(h, mask) "
           f"y, last = GRU<hidden_size = {H}, layout = 1>(x, W, R, B, , k) s = Squeeze(y, two) z = MatMul(s, V) }}", "GRU",
           weights={"mask": np.array([1.0, 0, 1, 0, 1]), "two": np.array([2])}, zero=dead("GRU", 3), kept=True),
-    wired("batch first, nobody else decides", f"(double[N,T,{I}] x) => (double[N,T,2] z) {{ "
+    wired("batch first, nobody else decides", f"(double[N,T,{N_IN}] x) => (double[N,T,2] z) {{ "
           f"y, last = GRU<hidden_size = {H}, layout = 1>(x, W, R, B) s = Squeeze(y, two) z = MatMul(s, V) }}", "GRU",
           weights={"two": np.array([2])}, zero=dead("GRU", 3), narrow=shapes("GRU", 4)),
     wired("a gate behind", f"{SEQUENCE} y = LSTM<hidden_size = {H}>(x, W, R, B) s = Squeeze(y, one) g = Mul(s, gate) "
@@ -193,9 +193,9 @@ SURROUNDED = [
           narrow=shapes("LSTM", 3) | {"gate": ()}, no_ops="Mul"),
     wired("a gate in front", f"(double[T,N,2] x) => (double[T,N,2] z) {{ a = MatMul(x, W0) b = Tanh(a) g = Mul(b, gate) "
           f"y = LSTM<hidden_size = {H}>(g, W, R, B) s = Squeeze(y, one) z = MatMul(s, V) }}",
-          weights={"W0": (2, I), "gate": np.array([3.0, 0, 2])}, narrow=shapes("LSTM", H, 2) | {"W0": (2, 2), "gate": ()},
+          weights={"W0": (2, N_IN), "gate": np.array([3.0, 0, 2])}, narrow=shapes("LSTM", H, 2) | {"W0": (2, 2), "gate": ()},
           no_ops="Mul"),
-    wired("weights computed at run time", f"(double[T,N,{I}] x, double w) => (double[T,N,2] z) {{ s = Mul(W, w) "
+    wired("weights computed at run time", f"(double[T,N,{N_IN}] x, double w) => (double[T,N,2] z) {{ s = Mul(W, w) "
           f"y = RNN<hidden_size = {H}>(x, s, R, B) q = Squeeze(y, one) z = MatMul(q, V) }}", "RNN",
           zero={"V": s_[[1, 3]], "R": s_[:, :, [1, 3]]}, narrow=shapes("RNN", 3)),
 ]  # fmt: skip
@@ -242,15 +242,14 @@ class Draw:
         return name
 
     def model(self) -> Case:
-        d = self.directions
         body = "a = MatMul(x, U) b = Add(a, c) "
-        self.add("U", 2, I), self.add("c", I)
-        self.arrays["U"][:, self.rng.random(I) < 0.4] = 0
+        self.add("U", 2, N_IN), self.add("c", N_IN)
+        self.arrays["U"][:, self.rng.random(N_IN) < 0.4] = 0
         if self.chance(0.5):
-            self.arrays["c"][self.rng.random(I) < 0.5] = 0
-        inputs = ["b", self.stacked("W", self.count, I), self.stacked("R", self.count, H)]
+            self.arrays["c"][self.rng.random(N_IN) < 0.5] = 0
+        inputs = ["b", self.stacked("W", self.count, N_IN), self.stacked("R", self.count, H)]
         if self.chance(0.3):
-            self.arrays["W"][:, :, self.rng.random(I) < 0.5] = 0
+            self.arrays["W"][:, :, self.rng.random(N_IN) < 0.5] = 0
         inputs.append(self.stacked("B", 2 * self.count) if self.chance(0.7) else "")
         inputs.append("lengths" if self.chance(0.25) else "")
         inputs += [self.initial("h0"), self.initial("c0") if self.cell == "LSTM" else ""]
