@@ -15,6 +15,7 @@ from typing import TypeVar, Union
 import onnx
 import onnx_ir as ir
 
+from onnxdam import collector
 from onnxdam.analysis.explain import Reasons, Step
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
@@ -125,6 +126,7 @@ def working_copy(model: Model, source: ir.Model) -> ir.Model:
     return source if fresh else functions.inline(source.clone())
 
 
+@collector.paused()
 def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, Plan]:
     """The decision and its record; `source` may be rewritten by it later."""
     multiple = fast_multiple(options.align, options.provider)
@@ -136,6 +138,7 @@ def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, 
     return need, record(need, fingerprint, asked)
 
 
+@collector.paused()
 def _rewrite(source: ir.Model, need: Need, *, simplify: bool) -> ir.Model:
     """The slim model; a model from which nothing leaves comes back as it was."""
     slimmer = Slim(need.network, need, simplify=simplify)

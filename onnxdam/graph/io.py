@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxdam import collector
 from onnxdam.errors import InputError, OnnxDamError
 
 AnyModel: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
@@ -41,6 +42,7 @@ _NOT_A_MODEL = "is not an ONNX model"
 # ---------------------------------------------------------------------------------------------------------- load
 
 
+@collector.paused()
 def load(model: AnyModel, *, strict: bool = True) -> ir.Model:
     """A model of our own to read and edit, whatever it came as; the argument is never modified.
 
@@ -463,6 +465,7 @@ def data_file(path: Path) -> Path:
     return path.with_name(path.name + ".data")
 
 
+@collector.paused()
 def write(model: ir.Model, path: Path) -> None:
     """Writes the files of a model directly; `save` is the one that never leaves half of them."""
     initializers = [v.const_value for g in graphs(model) if isinstance(g, ir.Graph) for v in g.initializers.values()]
