@@ -634,6 +634,20 @@ class Pad(Rule):
         value = op.known(2)
         return None if value is None or value.dtype.kind not in "fiub" else float(value.reshape(-1)[0]) if value.size else 0.0
 
+    def shapes(self, op: Op) -> None:
+        x, y = op.x, op.y
+        borders = None if x.opaque else self.borders(op)
+        if borders is None:
+            return
+        if y.opaque:
+            y.reshape([Sym(1, (f"{y.name}.{i}",)) for i in range(x.rank)])
+        for i, size in enumerate(x.shape):
+            before, after = borders.get(i, (0, 0))
+            if before == after == 0:
+                y.adopt(i, x.axes[i])
+            elif isinstance(size, int) and isinstance(y.shape[i], Sym):
+                y.set_layout(i, (size + before + after,))
+
     def relations(self, op: Op) -> Iterator[Relation]:
         x, y = op.x, op.y
         yield from pin_all(op, "written-down borders", op.ins[1:])
