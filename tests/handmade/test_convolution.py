@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (graphs as text: one line each reads better)
 """Traps in feature maps: padding and constants, groups, pooling, residual streams, concat necks, dead layers."""
 
 from __future__ import annotations

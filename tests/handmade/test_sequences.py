@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (graphs as text: one line each reads better)
 """Traps in linear layers, attention, normalisation, embeddings and recurrent cells."""
 
 from __future__ import annotations

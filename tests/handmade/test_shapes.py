@@ -1,4 +1,3 @@
-# ruff: noqa: E501 (graphs as text: one line each reads better)
 """Traps in data movement and shape arithmetic, control flow, quantisation, the interface of a model, and odd numbers."""
 
 from __future__ import annotations
