@@ -13,6 +13,7 @@ A run that fails, or that could not be made, is never counted as a pass.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ from onnxdam.providers import Runnable, check_provider, reason, session
 
 NOISE_FACTOR, NOISE_CAP, NUDGES = 8.0, 1e-2, 8
 GRAIN = 8  # units of roundoff at 1: what a saturating operator may be off
+LARGE = 256 << 20  # bytes from which a model is not copied to move its weights
+NUDGED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 CHEAP = 100_000  # input entries; above that the further kinds of input are left to one size
 ATTEMPTS = 60  # sizes tried before giving up on a reference model
 RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -223,6 +226,7 @@ class _Comparison:
     say: Callable[[str], None]
     notes: list[str]
     cases: list[Case] = field(default_factory=list)
+    _opened: dict[str, list[Any]] = field(default_factory=dict)
     unsteady: float = 0.0  # the most that rounding moved the reference where that had to excuse a difference
     failing: tuple[feeds.Feed, str] | None = None  # the first feed that shows a difference, and its level
 
@@ -246,7 +250,7 @@ class _Comparison:
             diverging = first_divergence(self.a, self.b, *self.failing, self.plan, self.base, self.provider)
         if self.unsteady:
             self.notes.append(
-                f"ill-conditioned: rounding of its inputs moves the reference itself by {self.unsteady:.1e}"
+                f"ill-conditioned: rounding moves the reference itself by {self.unsteady:.1e}"
             )
         passed = bool(self.cases) and all(case.passed for case in self.cases)
         return Report(passed, tuple(self.cases), (), tuple(dict.fromkeys(self.notes)), diverging)
@@ -354,9 +358,36 @@ class _Comparison:
             return case
         return self._excuse(case, feed, expected, found)
 
+    def _siblings(self, level: str) -> list[Any]:
+        """The reference at the other level of optimisation, and with weights moved in their last places."""
+        if level not in self._opened:
+            other = "on" if level == "off" else "off"
+            models = [(self.a, other)] + [(m, level) for seed in range(2) if (m := self._nudged(seed)) is not None]
+            self._opened[level] = []
+            for model, at in models:
+                with contextlib.suppress(UnsupportedError):
+                    self._opened[level].append(session(model, provider=self.provider, level=at))
+        return self._opened[level]
+
+    def _nudged(self, seed: int) -> Runnable | None:
+        """The reference with moved weights; None where they are too large to copy or not in the file itself."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.a.skeleton)
+        if proto.ByteSize() > LARGE:
+            return None
+        rng = np.random.default_rng(seed)
+        eps = max((tolerance.EPS[kind] for kind in self.kinds if kind in tolerance.EPS), default=1.2e-7)
+        for tensor in proto.graph.initializer:
+            if tensor.data_type in NUDGED_TYPES and tensor.data_location != onnx.TensorProto.EXTERNAL:
+                array = onnx.numpy_helper.to_array(tensor)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(_nudge(array, eps / 4, rng), tensor.name))
+        return Runnable(self.a.name, self.a.path, proto.SerializeToString(), proto)
+
     def _excuse(self, case: Case, feed: feeds.Feed, expected: list[Any], found: list[tolerance.Difference]) -> Case:
         """Beyond the base tolerance: is the reference itself as unsteady?"""
-        noise = None if self.rtol is not None else Noise.of(self.reference, self.outputs, feed, expected, self.kinds)
+        noise = None
+        if self.rtol is None:
+            noise = Noise.of(self.reference, self._siblings(case.level), self.outputs, feed, expected, self.kinds)
         for name, difference, index in zip(self.outputs, found, range(len(found)), strict=True):
             allowed = self.base if noise is None else max(self.base, noise.allowed(index, difference))
             if difference.error <= allowed:
@@ -370,28 +401,31 @@ class _Comparison:
             note = "differs only where rounding decides in the reference itself (ties)"
             self.notes.append(note)
         else:
-            note = f"rounding of its inputs moves the reference itself by {allowed / NOISE_FACTOR:.1e}"
+            note = f"rounding moves the reference itself by {allowed / NOISE_FACTOR:.1e}"
             self.unsteady = max(self.unsteady, allowed / NOISE_FACTOR)
         return Case(case.sizes, case.inputs, case.level, error, allowed, True, case.output, note)
 
 
 @dataclass
 class Noise:
-    """What rounding-sized changes of its inputs do to the outputs of the reference."""
+    """What rounding-sized changes of its inputs, its weights and its order of additions do to the reference."""
 
     eps: float
     errors: list[float]
     unsteady: list[np.ndarray | None]
 
     @classmethod
-    def of(cls, reference: Any, outputs: list[str], feed: feeds.Feed, expected: list[Any], kinds: set[str]) -> Noise:
+    def of(
+        cls, reference: Any, siblings: list[Any], outputs: list[str], feed: feeds.Feed, expected: list[Any],
+        kinds: set[str],
+    ) -> Noise:  # fmt: skip
         eps = max((tolerance.EPS[kind] for kind in kinds if kind in tolerance.EPS), default=1.2e-7)
         errors, unsteady = [0.0] * len(outputs), [None] * len(outputs)  # type: list[float], list[Any]
         rng = np.random.default_rng(0)
-        for _ in range(NUDGES):
-            nudged = {name: _nudge(array, eps, rng) for name, array in feed.items()}
+        runs = [(reference, {name: _nudge(array, eps, rng) for name, array in feed.items()}) for _ in range(NUDGES)]
+        for session_, nudged in [*runs, *((sibling, feed) for sibling in siblings)]:
             try:
-                results = reference.run(outputs, nudged)
+                results = session_.run(outputs, nudged)
             except Exception:
                 continue
             for index, (x, y) in enumerate(zip(expected, results, strict=True)):
