@@ -288,12 +288,24 @@ class Need:
         readers = [op for op in self.running if op.rule.operands != "pieces"]
         weights = [t for op in readers for t in op.ins if t is not None and t.is_leaf]
         for tensor in [*self.alive, *weights]:
-            for i, axis in enumerate(tensor.axes):
+            for axis in tensor.axes:
                 if axis.n > 1 and not self.kept(axis).any():
-                    const = tensor.const(i) if tensor.any_const else None
-                    first = int(np.flatnonzero(const.mask)[0]) if const is not None else 0
+                    first = int((self._cost(axis) + 3 * self._strays(axis)).argmin())
                     self._keep_one(axis, first, "a tensor that runs keeps one slot on every axis", tensor.maker)
                     self._drain()  # it may serve others too
+
+    def _strays(self, axis: Axis) -> Array:
+        """How many factors of a merged axis would have to keep more for a slot: another head, say."""
+        strays = np.zeros(axis.n, int)
+        for constraint in self._watch.get(axis.root, ()):
+            r = constraint.relation
+            if not isinstance(r, Product) or r.merged.root is not axis.root:
+                continue
+            for k, slots in enumerate(np.unravel_index(np.arange(axis.n), [f.n for f in r.factors])):
+                kept = self.kept(r.factors[k])
+                if kept.any():
+                    strays += ~kept[slots]
+        return strays
 
     def _keep_one(self, axis: Axis, slot: int, reason: str, op: Op | None) -> None:
         mask = np.zeros(axis.n, bool)
