@@ -151,23 +151,24 @@ def _from_proto(proto: onnx.ModelProto, folder: Path, where: str, strict: bool) 
         if isinstance(tensor, ir.ExternalTensor):
             tensor.base_dir = str(folder)
             model.graph.meta[EXTERNAL] = True
-    _check_weights(model, where)
     for value in model.graph.initializers.values():
         _unpack(value)
+    _check_weights(model, where)
     return model
 
 
 def _unpack(value: ir.Value) -> None:
     """Moves the content of an inline tensor out of its proto, which would copy it each time it is read."""
     tensor = value.const_value
-    if isinstance(tensor, ir.TensorProtoTensor) and tensor.dtype.bitwidth >= 8 and tensor.raw.HasField("raw_data"):
-        proto = tensor.raw
-        content = np.frombuffer(proto.raw_data, tensor.dtype.numpy().newbyteorder("<")).reshape(proto.dims)
+    if not isinstance(tensor, ir.TensorProtoTensor) or not tensor.raw.HasField("raw_data"):
+        return
+    proto, dtype = tensor.raw, tensor.dtype
+    raw = proto.raw_data
+    if len(raw) * 8 == _elements(proto) * dtype.bitwidth and dtype.bitwidth >= 8:
+        content = np.frombuffer(raw, dtype.numpy().newbyteorder("<")).reshape(proto.dims)
         proto.ClearField("raw_data")
         props = tensor.metadata_props
-        value.const_value = ir.Tensor(
-            content, tensor.dtype, name=value.name, doc_string=proto.doc_string, metadata_props=props
-        )
+        value.const_value = ir.Tensor(content, dtype, name=value.name, doc_string=proto.doc_string, metadata_props=props)
 
 
 def _set_map_types_aside(proto: onnx.ModelProto) -> dict[str, bytes]:
@@ -468,9 +469,9 @@ def data_file(path: Path) -> Path:
 @collector.paused()
 def write(model: ir.Model, path: Path) -> None:
     """Writes the files of a model directly; `save` is the one that never leaves half of them."""
-    initializers = [v.const_value for g in graphs(model) if isinstance(g, ir.Graph) for v in g.initializers.values()]
-    large = sum(tensor.nbytes for tensor in tensors(model)) > PROTOBUF_LIMIT
-    if large or EXTERNAL in model.graph.meta or any(isinstance(t, ir.ExternalTensor) for t in initializers):
+    held = list(tensors(model))
+    large = sum(tensor.nbytes for tensor in held) > PROTOBUF_LIMIT
+    if large or EXTERNAL in model.graph.meta or any(isinstance(tensor, ir.ExternalTensor) for tensor in held):
         ir.save(
             _inline(model), path, format="protobuf", external_data=data_file(path).name,
             size_threshold_bytes=SMALL, max_in_flight_bytes=2**28, max_workers=2,

@@ -284,7 +284,7 @@ class Slim:
             if source is not None and source.nbytes >= LAZY:
                 fresh = self.fresh(f"{name}_slim")
                 tensor: ir.TensorProtocol = ir.LazyTensor(
-                    lambda: ir.tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(int(n) for n in shape if isinstance(n, int)), name=fresh
+                    lambda: ir.Tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(int(n) for n in shape if isinstance(n, int)), name=fresh
                 )
                 self._sliced[key] = self._register(name, tensor)
             else:
@@ -294,7 +294,7 @@ class Slim:
     def initializer(self, wanted: str, content: Array, dtype: ir.DataType | None = None) -> ir.Value:
         """A new initializer of the main graph; it takes the name `wanted` if that is free in the end."""
         name = self.fresh(f"{wanted}_slim")
-        return self._register(wanted, ir.tensor(np.asarray(content, order="C"), dtype=dtype, name=name))
+        return self._register(wanted, ir.Tensor(np.asarray(content, order="C"), dtype=dtype, name=name))
 
     def _register(self, wanted: str, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.Value(
