@@ -20,7 +20,20 @@ import numpy as np
 
 from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor
 from onnxdam.rules import contract
-from onnxdam.rules.base import Blocks, Contract, Op, Pinned, Product, Relation, Rule, Same, adopt_shape, pin_all, same
+from onnxdam.rules.base import (
+    Blocked,
+    Blocks,
+    Contract,
+    Op,
+    Pinned,
+    Product,
+    Relation,
+    Rule,
+    Same,
+    adopt_shape,
+    pin_all,
+    same,
+)
 from onnxdam.rules.matmul import MatMul
 from onnxdam.rules.quantize import dynamic_source, encode, number, ranged, scalar, zero_slots
 
@@ -147,6 +160,9 @@ class IntegerConv(Rule):
                 yield Pinned(axis, "convolved over")
         yield from follow([self.at.tensor(op, i) for i in (*self.at.per_output, self.at.bias)], y.axes[1])
         yield from follow([self.at.tensor(op, i) for i in self.at.per_row], Axis(None, 0, 0))
+        yield from (
+            Blocked(axis) for axis in (x.axes[1], y.axes[1]) if axis.n > 1
+        )  # 127 channels: 1.27 x as slow as 128
         yield from self._channels(op, x, y, w)
 
     def _channels(self, op: Op, x: Tensor, y: Tensor, w: Tensor) -> Iterator[Relation]:

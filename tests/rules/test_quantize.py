@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from onnxdam.api import slim
 from onnxdam.rules.quantize import encode
-from tests.rules.runtime_case import check, model_of, run
+from tests.rules.runtime_case import check, model_of, run, shapes_of
 
 rng = np.random.default_rng(5)
 START = rng.bit_generator.state
@@ -288,6 +288,17 @@ def test_qlinear_convolution(pad: int, bias: int) -> None:
         dict(QOP, w=w, sw=rng.uniform(0.01, 0.2, 6).astype("f"), wz=wz, b=b, v=ints(4, 6, 3, 3), sv=f(0.01), vz=i8(2)),
         dict(w=(left, 3, 3, 3), sw=(left,), wz=(left,), b=(left,), v=(4, left, 3, 3)),
     )
+
+
+def test_widths_of_integer_convolutions_are_aligned() -> None:
+    """127 channels take 1.27 times as long as 128 on AVX-512: QLinearConv is rounded up like Conv."""
+    model = model_of(
+        """(uint8[N,3,4,4] x) => (uint8[N,4,4,4] y) { a = QLinearConv(x, sx, zx, w, sw, wz, sy, zy)
+        y = QLinearConv(a, sy, zy, v, sw, wz, s2, z2) }""",
+        dict(QOP, w=gone(ints(32, 3, 1, 1), slice(3, 20)), sw=f(0.05), wz=i8(0), v=ints(4, 32, 1, 1)),
+    )
+    widths = {align: shapes_of(slim(model, align=align)[0])["w"][0] for align in ("none", 8)}
+    assert widths == {"none": 15, 8: 16}
 
 
 @pytest.mark.parametrize("multiplier", [1, 2])
