@@ -84,6 +84,7 @@ class Need:
         self._waiting: dict[Op, list[tuple[int, Tensor]]] = {}
         self._waits_on: dict[Axis, dict[Op, None]] = {}
         self._pieces: dict[Tensor, list[Constraint]] = {}  # indexed Sames by the tensors they speak of
+        self._starting: deque[Op] = deque()
         self._queue: deque[Constraint] = deque()
         self._operands: deque[Op] = deque()
         self._blocked: list[Axis] = []
@@ -180,10 +181,10 @@ class Need:
                 self._keep_one(axis, 0, "the tensor runs", tensor.maker)
         self._wake(self._pieces.get(tensor, ()))
         if tensor.maker is not None and tensor.maker not in self.running:
-            self._run_op(tensor.maker)
+            self.running[tensor.maker] = None
+            self._starting.append(tensor.maker)
 
-    def _run_op(self, op: Op) -> None:
-        self.running[op] = None
+    def _start_op(self, op: Op) -> None:
         for body in op.bodies.values():
             for tensor in (*body.ins, *body.outs, *op.outs):
                 self.revive(tensor)
@@ -258,8 +259,13 @@ class Need:
         """An axis along which every kept slot is a constant, None where there is none."""
         for i, axis in enumerate(tensor.axes):
             const = tensor.const(i) if tensor.any_const else None
-            if const is not None and (const.mask[self.kept(axis)].all() if axis.n > 1 else const.mask.all()):
-                return i
+            if const is None or not (const.mask[self.kept(axis)].all() if axis.n > 1 else const.mask.all()):
+                continue
+            if axis.n > 1 and not isinstance(tensor.shape[i], int):  # (N * 48): 48 slots, but not 48 entries
+                values = const.value[self.kept(axis)]
+                if values.size and (values != values[0]).any():
+                    continue
+            return i
         return None
 
     # -- the fixpoint ----------------------------------------------------------------------------------------------
@@ -271,13 +277,15 @@ class Need:
             before = len(self.events), len(self.alive)
             for step in steps:
                 step()
-                if self._queue or self._operands or (len(self.events), len(self.alive)) != before:
+                progress = (len(self.events), len(self.alive)) != before
+                if progress:
                     break
-            progress = bool(self._queue or self._operands) or (len(self.events), len(self.alive)) != before
 
     def _drain(self) -> None:
-        while self._queue or self._operands:
-            if self._queue:
+        while self._starting or self._queue or self._operands:
+            if self._starting:
+                self._start_op(self._starting.popleft())
+            elif self._queue:
                 constraint = self._queue.popleft()
                 constraint.queued = False
                 _FIRE[type(constraint.relation)](self, constraint)
