@@ -50,6 +50,7 @@ class Form:
         per_head: axes that count query heads (masks, sinks).
         pinned: why dimensions of heads stay, "" where they need not.
         scaled: why those of q and k stay.
+        tied: q, k and v have the same dimensions, as kernels for caches ask.
     """
 
     heads: int
@@ -61,6 +62,7 @@ class Form:
     per_head: list[Axis] = field(default_factory=list)
     pinned: str = ""
     scaled: str = ""
+    tied: bool = False
 
     def sizes(self, role: str) -> tuple[int, int]:
         """Heads and dimensions of a role."""
@@ -140,7 +142,8 @@ class Attention(Rule):
             return
         heads = Axis(None, 0, form.heads)
         groups = heads if form.groups == form.heads else Axis(None, 0, form.groups)
-        depth, width = Axis(None, 0, form.depth), Axis(None, 0, form.width)
+        depth = Axis(None, 0, form.depth)
+        width = depth if form.tied and form.width == form.depth else Axis(None, 0, form.width)
         axes = {"q": (heads, depth), "k": (groups, depth), "v": (groups, width), "y": (heads, width)}
         merged = {role: Axis(None, 0, h.n * d.n) for role, (h, d) in axes.items()}
         covered: list[Axis] = list(form.per_head)
@@ -320,7 +323,7 @@ class MultiHeadAttention(Attention):
             return None
         n = int(op.attr("num_heads"))
         width = _extent(v, 3) if v.rank == 4 else _extent(v, 2) // n
-        form = Form(n, n, _extent(q, 2) // n, width)
+        form = Form(n, n, _extent(q, 2) // n, width, tied=k.rank == 4 or op.has(6) or op.has(7))
         form.ins = [
             Place("q", q, 2),
             Place("k", k, 2 if k.rank == 3 else None),

@@ -117,6 +117,20 @@ def test_masks_of_heads_are_narrowed() -> None:
     check(NET % body, p, dict(wq=(8, 8), wk=(8, 8), wv=(8, 12), wo=(12, 8)), tolerance=1e-5)
 
 
+def test_keys_and_values_of_four_axes() -> None:
+    """Cross attention over keys and values that were split into heads before; padding is masked. Dimensions are tied."""
+    p = weights(width=D)
+    p["wk"] = zero(p["wk"], slots(range(H), [0, 3], D))
+    p["wo"] = zero(p["wo"].T, slots([1, 2], range(D), D) + slots(range(H), [3], D)).T
+    p |= dict(s=np.array([0, 0, H, D]), pad=np.array([[1, 1, 1, 0, 0]] * 3, np.int32))
+    check(
+        """(float[3,S,8] x, float[3,S,8] z) => (float[3,S,8] y) { q = MatMul(x, wq)  k = MatMul(z, wk)  v = MatMul(z, wv)
+        k4 = Reshape(k, s)  v4 = Reshape(v, s)  kt = Transpose<perm=[0,2,1,3]>(k4)  vt = Transpose<perm=[0,2,1,3]>(v4)
+        a = com.microsoft.MultiHeadAttention<num_heads=4>(q, kt, vt, , pad)  y = MatMul(a, wo) }""",
+        p, dict(wq=(8, 6), wk=(8, 6), wv=(8, 6), wo=(6, 8)), tolerance=1e-5,
+    )  # fmt: skip
+
+
 def test_caches_keep_their_heads() -> None:
     """Present keys and values are outputs: nothing of theirs may leave; the values are zero all the same."""
     p = weights(width=D)
@@ -229,6 +243,20 @@ def test_grouped_queries_with_caches_as_outputs_keep_their_groups() -> None:
     p["wo"] = zero(p["wo"].T, slots([0, 2, 4], range(16), 16)).T
     text = GQA.replace("(float[N,S,8] y)", "(float[N,S,8] y, float[N,3,K,16] nk, float[N,3,K,16] nv)")
     check(text, p | tables(16), dict(wq=(8, 48), wo=(48, 8)), tolerance=1e-5, feeds=gqa_feeds())
+
+
+@pytest.mark.parametrize("extra", ["bias", "sink"])
+def test_grouped_queries_with_numbers_per_head(extra: str) -> None:
+    """An additive mask per head, or a sink per head, loses the heads that leave."""
+    p = weights(6, 3, 16, 16)
+    p["wo"] = zero(p["wo"].T, slots([0, 1, 4], range(16), 16)).T
+    p[extra] = w(1, 6, 5, 5) if extra == "bias" else w(6)
+    text = """(float[N,S,8] x, int32[N] last, int32 total) => (float[N,S,8] y) {
+        q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+        a, nk, nv = com.microsoft.GroupQueryAttention<num_heads=6, kv_num_heads=3>(q, k, v, , , last, total, , , EXTRA)
+        y = MatMul(a, wo) }""".replace("EXTRA", ", bias" if extra == "bias" else ", , sink")
+    narrow = dict(wq=(8, 64), wk=(8, 32), wv=(8, 32), wo=(64, 8))
+    check(text, p, narrow | ({"bias": (1, 4, 5, 5)} if extra == "bias" else {"sink": (4,)}), tolerance=1e-5, feeds=gqa_feeds())
 
 
 # -- the standard operator -------------------------------------------------------------------------------------------------

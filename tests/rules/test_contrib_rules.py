@@ -151,6 +151,18 @@ def test_skip_layer_normalization() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (1, 4, 6)])
+@pytest.mark.parametrize("kind", ["", "Simplified"])
+def test_skip_that_is_broadcast(shape: tuple[int, ...], kind: str) -> None:
+    weights = dict(u=zero(w(5, 6), (ALL, [1, 4])), e=zero(w(*shape), (..., [1, 4])), g=w(6), k=zero(w(6, 3), 2))
+    left = 4 if kind else 6
+    check(
+        f"""(float[N,T,5] x) => (float[N,T,3] y) {{ h = MatMul(x, u)
+        n = com.microsoft.Skip{kind}LayerNormalization(h, e, g)  y = MatMul(n, k) }}""",
+        weights, dict(u=(5, left), e=(*shape[:-1], left), g=(left,), k=(left, 3)), tolerance=1e-5,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("total", [False, True])
 def test_skip_simplified_layer_normalization_loses_zero_slots(total: bool) -> None:
     """A residual stream whose slots 2 and 5 are zero everywhere: the norm is rescaled."""

@@ -340,6 +340,18 @@ def test_qlinear_matmul(per_column: bool) -> None:
     )
 
 
+def test_qlinear_matmul_with_the_weight_on_the_left() -> None:
+    """Rows of a known left factor that are its zero point are zero rows; columns of it decide what is read."""
+    u, v = ints(6, 5, low=0, high=255, dtype=np.uint8), ints(4, 6, low=0, high=255, dtype=np.uint8)
+    u[[0, 3]], v[:, 1] = 100, 100
+    check(
+        """(uint8[5,N] x) => (uint8[4,N] y) { a = QLinearMatMul(u, su, wz, x, sx, zx, sy, zy)
+        y = QLinearMatMul(v, sv, wz, a, sy, zy, s2, z2) }""",
+        dict(QOP, u=u, su=f(0.01), wz=u8(100), v=v, sv=f(0.2)),
+        dict(u=(3, 5), v=(4, 3)),
+    )
+
+
 def test_qlinear_attention_of_two_activations() -> None:
     """Both factors run; a dimension that is a zero point in one of them leaves both."""
     wq = gone(ints(6, 8), (slice(None), [2, 5]))
