@@ -64,6 +64,23 @@ def test_fused_convolution(activation: str, residual: bool, pad: int) -> None:
     )
 
 
+@pytest.mark.parametrize("activation", ["Relu", "Tanh"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_gates_behind_fused_operators(activation: str, signed: bool) -> None:
+    """A gate folds backwards through a positively homogeneous activation, else forwards into the reader."""
+    gate = zero(np.abs(w(6, 1, 1)) + 0.5, [1, 4]) * (np.array([1, 1, -1, 1, 1, 1], "f")[:, None, None] if signed else 1)
+    small = check(
+        f"""(float[N,3,6,6] x) => (float[N,2,4,4] y, float[N,2] z) {{
+        a = com.microsoft.FusedConv<activation="{activation}">(x, w, b)  g = Mul(a, gate)  y = Conv(g, v)
+        p = GlobalAveragePool(a)  f = Flatten<axis=1>(p)
+        c = com.microsoft.FusedGemm<activation="{activation}">(f, u, d)  h = Mul(c, other)  z = Gemm(h, k) }}""",
+        dict(w=w(6, 3, 3, 3), b=w(6), gate=gate.astype("f"), v=w(2, 6, 1, 1), u=zero(w(6, 5), [1, 4]), d=w(5),
+             other=zero(w(5), 2), k=w(5, 2)),
+        dict(w=(4, 3, 3, 3), b=(4,), v=(2, 4, 1, 1), u=(4, 4), d=(4,), k=(4, 2), gate=(), other=()), tolerance=1e-5,
+    )  # fmt: skip
+    assert "Mul" not in [n.op_type for n in small.graph.node]
+
+
 def test_a_residual_of_zeros_leaves() -> None:
     """What is left of the residual is zero where anything reads it: its branch goes."""
     weights = dict(w=w(6, 3, 1, 1), c=zero(w(6, 3, 1, 1), [0, 1, 2]), v=zero(w(2, 6, 1, 1), (ALL, [3, 4, 5])))
