@@ -451,7 +451,10 @@ class Slim:
             values = const.value[:1]
             if t.axes[along].n > 1:
                 values = const.value[self.slots(t, along)]
-                shape[along] = len(values)
+                if isinstance(t.shape[along], int):
+                    shape[along] = len(values)
+                else:
+                    values = values[:1]
             self._filled.add(op)
             self.set_sliced(op, index, values.astype(t.dtype).reshape(shape))
 

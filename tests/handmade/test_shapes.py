@@ -90,6 +90,12 @@ TRAPS = [
         {"W1": (5, 6), "W2": (4, 2), "t": [3, 4]}, {"W1": s_[:, [1, 4]]}, None,
     ),
     Trap(
+        "constant_along_a_merged_dynamic_axis",
+        "(double[N,8,6,5] x) => (double[M,2] y) { f = Flatten<axis=3>(x)  a = MatMul(f, W1)  q = Mul(a, a)"
+        "  m = ReduceMean<axes=[-1], keepdims=1>(q)  e = Add(m, eps)  r = Sqrt(e)  d = Div(a, r)  y = MatMul(d, W2) }",
+        {"W1": (5, 6), "W2": (6, 2), "eps": 1e-3}, {"W1": s_[:]}, None,
+    ),
+    Trap(
         "two_outputs_are_the_same_value",
         "(double[N,5] x) => (double[N,2] y, double[N,2] z) { a = MatMul(x, W1)  r = Relu(a)  y = MatMul(r, W2)  z = Identity(y) }",
         {"W1": (5, 6), "W2": (6, 2)}, {"W1": s_[:, [1, 4]]}, {"W1": (5, 4), "W2": (4, 2)},
