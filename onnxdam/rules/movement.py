@@ -38,8 +38,8 @@ class Transpose(Rule):
         """Axis i of y is axis perm[i] of x."""
         return tuple(op.attr("perm", tuple(range(op.x.rank))[::-1]))
 
-    def evaluate(self, op: Op, x: Array) -> Array:
-        return x.transpose(self.perm(op))
+    def evaluate(self, op: Op, *arrays: Array) -> Array:
+        return arrays[0].transpose(self.perm(op))
 
     def shapes(self, op: Op) -> None:
         if op.x.opaque:
@@ -81,8 +81,9 @@ def pick_joint(x: Tensor, y: Tensor, picks: dict[int, Array | None], *, gone: bo
             continue
         mask, value = const.mask, const.value
         for k, axis in enumerate(axes):
-            if axis in picks:
-                mask, value = mask.take(picks[axis], k), value.take(picks[axis], k)
+            slots = picks.get(axis)
+            if slots is not None:
+                mask, value = mask.take(slots, k), value.take(slots, k)
         lost = [k for k, axis in enumerate(axes) if gone and axis in picks]
         stay = [axis for axis in axes if not (gone and axis in picks)]
         places = [axis - sum(p < axis for p in picks) if gone else axis for axis in stay]
