@@ -40,7 +40,9 @@ def find_gates(need: Need) -> Gates:
                 continue
             axis, factors = found
             edits: dict[tuple[Op, int], Scale] = {}
-            if _backwards(other, axis, factors, edits) or _forwards(op, axis, factors, edits := {}):
+            if _backwards(other, axis, factors, edits) or (
+                _closes(need, other, axis, factors) and _forwards(op, axis, factors, edits := {})
+            ):
                 gates.gone[op] = 1 - index
                 for key, scale in edits.items():
                     gates.scales.setdefault(key, []).append(scale)
@@ -99,6 +101,15 @@ def _backwards(t: Tensor, axis: int, factors: Array, edits: dict[tuple[Op, int],
         elif not _backwards(source, along, factors, edits):
             return False
     return True
+
+
+def _closes(need: Need, x: Tensor, axis: int, factors: Array) -> bool:
+    """Whether something that is not zero stops at the gate. Otherwise it is the gain of a normalisation, as a narrow
+    network has one too, and runtimes fuse the normalisation only as a whole.
+    """
+    zeros = x.zeros(axis) if x.any_const else None
+    leaves = ~need.kept(x.axes[axis]) & (factors == 0)
+    return bool((leaves if zeros is None or len(zeros) != len(leaves) else leaves & ~zeros).any())
 
 
 def _forwards(op: Op, axis: int, factors: Array, edits: dict[tuple[Op, int], Scale]) -> bool:

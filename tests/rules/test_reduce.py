@@ -81,3 +81,15 @@ def test_decomposed_rms_norm(form: str, gain: bool) -> None:
     outcome = trap.check()
     if gain:
         assert outcome.nodes_after == outcome.nodes_before
+
+
+@pytest.mark.parametrize("gain", [[0, 3, 6], [0, 1, 3, 6]], ids=["gain masked too", "gain masked further"])
+def test_gain_of_a_norm_is_no_gate(gain: list[int]) -> None:
+    """Nothing but zeros stops at the gain: the norm keeps it, so that runtimes still find the norm."""
+    trap = Trap(
+        "gain", "(double[N,T,3] x) => (double[N,T,2] y) { a = MatMul(x, W) " + RMS["Div"] + " g = Mul(n, gamma) y = MatMul(g, M) }",
+        weights={"W": (3, 8), "M": (8, 2), "gamma": (8,), "two": 2.0, "eps": 0.3}, zero={"W": s_[:, [0, 3, 6]], "gamma": s_[gain]},
+        narrow={"W": (3, 5), "M": (5, 2), "gamma": (5,)}, opset=17,
+    )  # fmt: skip
+    outcome = trap.check()
+    assert outcome.nodes_after == outcome.nodes_before
