@@ -166,6 +166,8 @@ class Elementwise(Rule):
                     zero |= zeros
                 elif axis is None or axis.n == 1:
                     zero |= t.uniform == 0
+        if zero.any() and not all(_finite(t) for t in sources):  # zero times infinity is not zero
+            zero[:] = False
         for t in sources:
             axis = aligned(t, y, i)
             one, value = operand_const(t, axis, n)
@@ -197,6 +199,11 @@ class Elementwise(Rule):
         slim.fill_operands(op)
         if self.neutral is not None and slim.touched(op):
             slim.skip_neutral(op, self.neutral, right_only=self.right)
+
+
+def _finite(t: Tensor) -> bool:
+    """Whether a known operand holds finite numbers only; what is computed at run time is taken to be finite."""
+    return not t.is_known or t.content.dtype.kind != "f" or bool(np.isfinite(t.content).all())
 
 
 def operand_const(t: Tensor, axis: Axis | None, n: int) -> tuple[Mask, Array]:
