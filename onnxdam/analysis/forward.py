@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxdam.analysis.infer import infer_node
 from onnxdam.analysis.tensor import Array, Size, Sym, Tensor
+from onnxdam.graph.window import Window
 from onnxdam.rules import lookup
 from onnxdam.rules.base import Body, Op
 
@@ -39,6 +40,7 @@ class Network:
     def __init__(self, model: ir.Model, threshold: float = 0.0) -> None:
         self.model = model
         self.threshold = threshold
+        self.window = Window()  # what the weights are read through
         self.ops: list[Op] = []
         self.tensors: dict[int, Tensor] = {}
         self.inputs: list[Tensor] = []
@@ -91,12 +93,12 @@ class Network:
         threshold = self.threshold
 
         def load() -> Array:
-            array = content.numpy()
+            array = self.window.read(content)
             if threshold and array.dtype.kind == "f" and array.ndim:
                 array = np.where(np.abs(array) <= threshold, array.dtype.type(0), array)
             return array
 
-        tensor.provide(load)
+        tensor.provide(load, keep=not isinstance(content, ir.ExternalTensor))
         tensor.is_leaf = True
 
     def _visit(self, node: ir.Node, types: Shapes, inner: dict[str, Any], scope: str) -> None:

@@ -135,7 +135,7 @@ class Tensor:
     __slots__ = (
         "name", "value", "shape", "dtype", "axes", "opaque", "entries", "lower", "is_leaf", "pinned", "maker",
         "readers",
-        "_load", "_known", "_const", "_pattern", "joint",
+        "_load", "_keep", "_known", "_const", "_pattern", "joint",
     )  # fmt: skip
 
     def __init__(self, name: str, value: ir.Value | None, shape: Sequence[Size] | None, dtype: np.dtype | None) -> None:
@@ -152,6 +152,7 @@ class Tensor:
         self.maker: Op | None = None
         self.readers: list[tuple[Op, int]] = []
         self._load: Callable[[], Array] | None = None
+        self._keep = True
         self._known: Array | None = None
         self._const: dict[int, Const | None] = {}
         self._pattern: dict[int, Const] = {}
@@ -203,9 +204,9 @@ class Tensor:
             self.provide(lambda: array)
             self.is_leaf = True
 
-    def provide(self, load: Callable[[], Array]) -> None:
-        """The whole content is known; `load` is called when it is first asked for."""
-        self._load = load
+    def provide(self, load: Callable[[], Array], *, keep: bool = True) -> None:
+        """The whole content is known; `load` is called when it is first asked for (not `keep`: each time)."""
+        self._load, self._keep = load, keep
 
     @property
     def is_known(self) -> bool:
@@ -214,9 +215,12 @@ class Tensor:
     @property
     def known(self) -> Array | None:
         """The whole content, or None."""
-        if self._known is None and self._load is not None:
-            self._known = self._load()
-        return self._known
+        if self._known is not None or self._load is None:
+            return self._known
+        content = self._load()
+        if self._keep:
+            self._known = content
+        return content
 
     @property
     def content(self) -> Array:

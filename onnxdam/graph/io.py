@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import math
-import mmap
 import os
 import shutil
 import stat
@@ -28,6 +27,7 @@ import onnx_ir as ir
 
 from onnxdam import collector
 from onnxdam.errors import InputError, OnnxDamError
+from onnxdam.graph.window import Window
 
 AnyModel: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
 
@@ -516,14 +516,6 @@ def _in_memory(tensor: ir.TensorProtocol | None) -> ir.Tensor:
     return ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=tensor.name)
 
 
-def release(model: ir.Model) -> None:
-    """Gives the memory-mapped pages of external data back; the next read maps them again from the disk."""
-    for tensor in tensors(model):
-        if isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None:
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # not on every system
-                tensor.raw.madvise(mmap.MADV_DONTNEED)
-
-
 # --------------------------------------------------------------------------------------------------- fingerprint
 
 
@@ -537,7 +529,7 @@ def fingerprint(model: ir.Model) -> str:
     Returns:
         32 hexadecimal digits.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest, window = hashlib.blake2b(digest_size=16), Window()
     for graph in graphs(model):
         text = [f"graph {[str(v) for v in graph.inputs]} {[v.name for v in graph.outputs]}"]
         held = list(graph.initializers.values()) if isinstance(graph, ir.Graph) else []
@@ -545,28 +537,29 @@ def fingerprint(model: ir.Model) -> str:
             names = [v.name if v is not None else "" for v in node.inputs], [v.name for v in node.outputs]
             text.append(f"{node.domain}.{node.op_type}.{node.overload} {names}")
             for name, attribute in sorted(node.attributes.items()):
-                text.append(f"{name} {attribute.type} {_attribute_text(attribute)}")
+                text.append(f"{name} {attribute.type} {_attribute_text(attribute, window)}")
         for value in sorted(held, key=lambda v: v.name or ""):
             if value.const_value is not None:
-                text.append(f"{value.name} {_tensor_text(value.const_value)}")
+                text.append(f"{value.name} {_tensor_text(value.const_value, window)}")
         digest.update("\n".join(text).encode())
+    window.close()
     return digest.hexdigest()
 
 
-def _attribute_text(attribute: ir.Attr) -> str:
+def _attribute_text(attribute: ir.Attr, window: Window) -> str:
     if attribute.is_ref():
         return f"= {attribute.ref_attr_name}"
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         return ""  # visited on its own
     if attribute.type == ir.AttributeType.TENSOR:
-        return _tensor_text(attribute.value)
+        return _tensor_text(attribute.value, window)
     if attribute.type == ir.AttributeType.TENSORS:
-        return " ".join(map(_tensor_text, attribute.value))
+        return " ".join(_tensor_text(tensor, window) for tensor in attribute.value)
     return repr(attribute.value)
 
 
-def _tensor_text(tensor: ir.TensorProtocol) -> str:
-    array = tensor.numpy()
+def _tensor_text(tensor: ir.TensorProtocol, window: Window) -> str:
+    array = window.read(tensor)
     if array.dtype.kind in "OSU":
         content = repr(array.tolist()).encode()
         return f"{tensor.dtype} {array.shape} {hashlib.blake2b(content, digest_size=16).hexdigest()}"

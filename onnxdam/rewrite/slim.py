@@ -269,7 +269,8 @@ class Slim:
         if key not in self._sliced:
             shape = [t.shape[i] if p is None else len(p) for i, p in enumerate(picks)]
             source = t.value.const_value if t.value is not None else None
-            load = source.numpy if source is not None else lambda: t.content
+            window = self.network.window
+            load = (lambda: window.read(source)) if source is not None else lambda: t.content
 
             def cut() -> Array:
                 array = load()
