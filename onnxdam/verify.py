@@ -29,6 +29,7 @@ from onnxdam.errors import UnsupportedError
 from onnxdam.graph import io
 from onnxdam.plan import Plan
 from onnxdam.providers import Runnable, check_provider, reason, session
+from onnxdam.rules.draw import RANDOM
 
 NOISE_FACTOR, NOISE_CAP, NUDGES = 8.0, 1e-2, 8
 GRAIN = 8  # units of roundoff at 1: what a saturating operator may be off
@@ -36,7 +37,6 @@ LARGE = 256 << 20  # bytes from which a model is not copied to move its weights
 NUDGED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 CHEAP = 100_000  # input entries; above that the further kinds of input are left to one size
 ATTEMPTS = 60  # sizes tried before giving up on a reference model
-RANDOM_OPS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ class _Comparison:
     def _skip_random_outputs(self, feed: feeds.Feed) -> None:
         """Outputs that change from run to run cannot be compared."""
         nodes = {node.op_type for node in self.a.skeleton.graph.node}
-        found = sorted(nodes & RANDOM_OPS) + ["Dropout"] * _trains(self.a.skeleton)
+        found = sorted(nodes & set(RANDOM)) + ["Dropout"] * _trains(self.a.skeleton)
         if not found:
             return
         runs = [self.reference.run(None, feed) for _ in range(2)]

@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 BIG = 4096  # bytes from which a tensor is hidden from shape inference
 SMALL = 256  # bytes up to which a result is computed ahead of time even if that makes the file grow
-RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 ATTEMPTS = 4  # how often a body is scanned until what is assumed of its inputs holds; nothing is, the last time
 Shapes = dict[str, onnx.TypeProto]
 
@@ -151,7 +150,7 @@ class Network:
         if any(t.opaque for t in op.outs) and not op.bodies and op.node.domain in ("", "ai.onnx"):
             infer_node(op)
             op.rule.shapes(op)
-        if not op.bodies and all(t is None or t.is_known for t in op.ins) and op.node.op_type not in RANDOM:
+        if not op.bodies and all(t is None or t.is_known for t in op.ins) and not op.rule.draws:
             self._fold(op)
         if not all(t.is_known for t in op.outs):
             op.rule.entries(op)

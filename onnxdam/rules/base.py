@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Mask, Sym, Tensor
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -116,6 +116,18 @@ class Balanced:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Packed:
+    """Every block stores its own selection of `units` (block, slot) at the same places.
+
+    A block with a slot that stays, stays; all blocks that do have equally many slots, and as many `places` stay.
+    """
+
+    units: Axis
+    blocks: Axis
+    places: Axis
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Blocked:
     """A kernel runs over the axis in blocks: its width is worth aligning."""
 
@@ -123,7 +135,7 @@ class Blocked:
 
 
 # -- nodes -------------------------------------------------------------------------------------------------------------
-Relation = Union[Same, Follows, Product, Pinned, Contract, Blocks, Balanced, Blocked]
+Relation = Union[Same, Follows, Product, Pinned, Contract, Blocks, Balanced, Packed, Blocked]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -238,6 +250,8 @@ class Rule:
     operands: str = "all"
     #: never compute the output ahead of time even where every input is known (quantised weights stay quantised)
     folds: bool = True
+    #: what it writes is drawn at random
+    draws: bool = False
     #: the node reads its inputs' sizes only, not their content
     shape_only: bool = False
     #: the input that holds extents of the output, written again through `Slim.write_sizes` where they differ
@@ -280,6 +294,10 @@ class Rule:
 
     def constants(self, op: Op) -> None:
         """Records the constant slots of the outputs (`Tensor.set_const`)."""
+
+    def claims(self, op: Op) -> Iterable[Op]:
+        """Other nodes whose relations this node's `relations` speak of instead."""
+        return ()
 
     def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
         """Which inputs to scale, along which of their axes, so that the output is scaled along `axis`; None: impossible.
@@ -345,6 +363,12 @@ def adopt_shape(x: Tensor, y: Tensor, axes: Iterable[int] | None = None) -> None
             return
     for i in range(x.rank) if axes is None else axes:
         y.adopt(i, x.axes[i])
+
+
+def unknown_shape(t: Tensor, rank: int) -> None:
+    """t has this rank, and extents that nobody knows; where its rank is known already nothing is done."""
+    if t.opaque:
+        t.reshape([Sym(1, (f"{t.name}.{i}",)) for i in range(rank)])
 
 
 def carry_const(x: Tensor, y: Tensor, axes: Iterable[int] | None = None) -> None:

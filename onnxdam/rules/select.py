@@ -390,10 +390,6 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "ScatterND"): ScatterND(),
     ("", "TensorScatter"): TensorScatter(),
     **_untouched("positions are counted", "NonZero Unique EyeLike"),
-    **_untouched(
-        "random numbers depend on the shape",
-        "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli",
-    ),
     **_untouched("signal processing", "STFT MelWeightMatrix BlackmanWindow HannWindow HammingWindow"),
     **_untouched("text", "StringNormalizer StringConcat StringSplit RegexFullMatch TfIdfVectorizer ImageDecoder"),
     **_untouched(
