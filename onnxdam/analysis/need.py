@@ -19,7 +19,7 @@ import numpy as np
 
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor, any_along, nonzero_slots
-from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
+from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Packed, Pinned, Product, Relation, Same
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,9 @@ class Need:
 
     # -- setting up ------------------------------------------------------------------------------------------------
     def _relate(self) -> None:
+        claimed = {other for op in self.network.active() for other in op.rule.claims(op)}
         for op in self.network.active():
-            found = list(op.rule.relations(op))
+            found = [] if op in claimed else list(op.rule.relations(op))
             self.relations[op] = found
             for r in found:
                 if isinstance(r, Same) and r.a_index is None and r.b_index is None:
@@ -362,14 +363,27 @@ class Need:
                 elif isinstance(r, Balanced):
                     stay = self._fill_blocks(op, r.axis, r.blocks, None)
                     self._fill_blocks(op, r.axis, r.blocks, stay, r.whole)
+                elif isinstance(r, Packed):
+                    self._pack(op, r)
 
-    def _fill_blocks(self, op: Op, axis: Axis, blocks: int, stay: Mask | None, whole: bool = False) -> Mask:
+    def _pack(self, op: Op, r: Packed) -> None:
+        """As many places stay as the fullest block has slots, and every block that stays fills them."""
+        units, places = self.kept(r.units).reshape(r.blocks.n, -1), self.kept(r.places)
+        goal = max(int(units.sum(1).max()), int(places.sum()))
+        extra = np.zeros(r.places.n, bool)
+        extra[np.flatnonzero(~places)[: goal - int(places.sum())]] = True
+        self.keep(r.places, extra, Event(r.places, extra, op, "blocks have equally many slots"))
+        self._fill_blocks(op, r.units, r.blocks.n, self.kept(r.blocks), goal=goal)
+
+    def _fill_blocks(
+        self, op: Op, axis: Axis, blocks: int, stay: Mask | None, whole: bool = False, goal: int = 1
+    ) -> Mask:
         """Blocks that stay get as many slots as the fullest one. `stay` None: only tells which blocks stay."""
         kept = self.kept(axis).reshape(blocks, -1)
         if stay is None:
             return any_along(kept, 1)
         counts = kept.sum(1)
-        goal = kept.shape[1] if whole and stay.any() else max(int(counts.max(initial=0)), 1)
+        goal = kept.shape[1] if whole and stay.any() else max(int(counts.max(initial=0)), goal)
         extra = np.zeros_like(kept)
         cost = self._cost(axis).reshape(blocks, -1)
         for b in np.flatnonzero(stay & (counts < goal)):
@@ -507,6 +521,14 @@ class Need:
 
         return reads
 
+    def _fire_packed(self, c: Constraint) -> None:
+        r = c.relation
+        assert isinstance(r, Packed)
+        mask = any_along(self.kept(r.units).reshape(r.blocks.n, -1), 1)
+        per = r.units.n // r.blocks.n
+        self.keep(r.blocks, mask, Event(r.blocks, mask, c.op, "one of its slots stays", r.units,
+                                        lambda slot: np.arange(slot * per, (slot + 1) * per)))
+
     def _fire_nothing(self, c: Constraint) -> None:
         """Balanced and Blocked act only when the rest is done."""
 
@@ -519,6 +541,7 @@ _FIRE: dict[type, Callable[[Need, Constraint], None]] = {
     Contract: Need._fire_contract,
     Blocks: Need._fire_blocks,
     Balanced: Need._fire_nothing,
+    Packed: Need._fire_packed,
     Blocked: Need._fire_nothing,
 }
 
@@ -539,6 +562,8 @@ def _watched(r: Relation) -> Iterator[Axis]:
         yield from (a for i, a in enumerate(r.weight.axes) if i not in (r.axis, *(s for s, _ in r.summed)) and a.n > 1)
     elif isinstance(r, Blocks):
         yield r.out
+    elif isinstance(r, Packed):
+        yield r.units
 
 
 def _carries(r: Contract) -> bool:

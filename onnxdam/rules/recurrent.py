@@ -23,7 +23,8 @@ import onnx_ir as ir
 
 from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Sym, Tensor
 from onnxdam.rules import contract
-from onnxdam.rules.base import Contract, Op, Pinned, Product, Relation, Rule, Same, pin_all, same
+from onnxdam.rules.apart import Merge, merge_relations, merges, slice_of, state
+from onnxdam.rules.base import Contract, Op, Packed, Pinned, Product, Relation, Rule, Same, pin_all, same
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -108,9 +109,13 @@ class Recurrent(Rule):
         w, r = op.tensor(W), op.tensor(R)
         assert w is not None
         assert r is not None
-        yield from self._units(op, w, r)
         yield from self._directions(op, w, r)
         yield from self._steps(op)
+        found = self._apart(op)
+        if found is not None:
+            yield from self._units_apart(op, w, r, found)
+            return
+        yield from self._units(op, w, r)
         if w.axes[2].n > 1:
             yield from same(op.x.axes[2], w.axes[2])
             yield Contract(op.x.axes[2], w, 2, rows=1, absorb=self.absorb(op))
@@ -127,6 +132,74 @@ class Recurrent(Rule):
             yield from self._stack(axis, blocks, hidden)
         if hidden.n > 1:
             yield Contract(op.y.axes[-1], r, 2, rows=1, weight_zero=self._unread(op, r))
+
+    # -- directions that lose different units --------------------------------------------------------------------------
+    def claims(self, op: Op) -> Iterator[Op]:
+        yield from (merge.op for merge in self._apart(op) or ())
+
+    def _apart(self, op: Op) -> list[Merge] | None:
+        """The Reshapes that merge directions and units, where each direction can select units of its own."""
+        if not self._understood(op):
+            return None
+        w, r = op.tensor(W), op.tensor(R)
+        weights = [t for t in (w, r, op.tensor(B), op.tensor(P)) if t is not None]
+        if r is None or r.shape[0] != 2 or r.shape[2] == 1 or not all(t.is_leaf for t in weights):
+            return None
+        if op.attr("activation_alpha") or op.attr("activation_beta") or self._states(op) != list(op.outs):
+            return None
+        found: list[Merge] = []
+        for y in op.outs:
+            merged = merges(y, self._places(op, y)[0], y.rank - 1)
+            if merged is None:
+                return None
+            found += merged
+        return found or None
+
+    def _units_apart(self, op: Op, w: Tensor, r: Tensor, found: list[Merge]) -> Iterator[Relation]:
+        n, count = r.axes[2].n, w.axes[0].n
+        zero = self._zero_units(op)
+        zero = np.zeros((count, n), bool) if zero is None else zero
+        units = state(f"{op.name}.units", zero.reshape(-1))
+        for merge in found:
+            yield from merge_relations(merge)
+            yield Same(units.axes[0], merge.op.y.axes[merge.axis])
+        places = op.y.axes[-1]
+        yield from (r for y in op.outs[1:] for r in same(y.axes[-1], places))
+        yield Packed(units.axes[0], w.axes[0], places)
+        for t in (w, r, op.tensor(B), op.tensor(P)):
+            yield from () if t is None else (Pinned(t.axes[1], "selected direction by direction"),)
+        yield Pinned(r.axes[2], "selected direction by direction")
+        yield from same(op.x.axes[2], w.axes[2])
+        for d in range(count):
+            one = state(f"{op.name}.{d}", zero[d])
+            yield Same(units.axes[0], one.axes[0], np.arange(d * n, (d + 1) * n), np.arange(n))
+            for t, x, absorb in ((w, op.x.axes[2], self.absorb(op)), (r, one.axes[0], None)):
+                part = slice_of(t, d)
+                yield from self._stack(part.axes[0], self.count, one.axes[0])
+                if x.n > 1:
+                    yield from same(part.axes[1], x)
+                    yield Contract(x, part, 1, rows=0, absorb=absorb)
+
+    def _rewrite_apart(self, op: Op, slim: Slim, merge: Merge, biases: Array | None) -> None:
+        """Each direction keeps its own rows and columns."""
+        w, r = op.tensor(W), op.tensor(R)
+        assert w is not None
+        assert r is not None
+        n = r.axes[2].n
+        slots = slim.slots(merge.op.y, merge.axis)
+        chosen = [slots[slots // n == d] % n for d in slim.slots(w, 0)]
+        for index, blocks in ((W, self.count), (R, self.count), (B, 2 * self.count), (P, 3)):
+            content = biases if index == B and biases is not None else op.known(index)
+            if content is None:
+                continue
+            content = content[slim.slots(w, 0)]
+            rows = [np.concatenate([k * n + units for k in range(blocks)]) for units in chosen]
+            parts = [one[picks] for one, picks in zip(content, rows, strict=True)]
+            if index == W:
+                parts = [part[:, slim.slots(w, 2)] for part in parts]
+            if index == R:
+                parts = [part[:, units] for part, units in zip(parts, chosen, strict=True)]
+            slim.set_sliced(op, index, np.stack(parts))
 
     @staticmethod
     def _stack(axis: Axis, blocks: int, hidden: Axis) -> Iterator[Relation]:
@@ -284,7 +357,14 @@ class Recurrent(Rule):
             return
         if slim.narrowed(op.y, -1) and op.attr("hidden_size") is not None:
             slim.set_attr(op, "hidden_size", slim.count(op.y, -1))
-        self._absorb(op, slim, w)
+        biases, found = self._biases(op, slim, w), self._apart(op)
+        if found is not None and slim.narrowed(found[0].op.y, found[0].axis):
+            self._rewrite_apart(op, slim, found[0], biases)
+        elif biases is not None and op.has(B):
+            slim.set_known(op, B, biases)
+        elif biases is not None:
+            rows = np.concatenate([slim.slots(w, 1), slim.slots(w, 1) + w.axes[1].n])
+            slim.set_sliced(op, B, biases[slim.slots(w, 0)][:, rows])
         if slim.narrowed(w, 0):
             self._one_direction(op, slim, int(slim.slots(w, 0)[0]))
 
@@ -294,20 +374,17 @@ class Recurrent(Rule):
         if names:
             op.node.attributes.add(ir.AttrStrings("activations", list(names[stays * per : (stays + 1) * per])))
 
-    def _absorb(self, op: Op, slim: Slim, w: Tensor) -> None:
+    def _biases(self, op: Op, slim: Slim, w: Tensor) -> Array | None:
+        """The biases at full width with the constants of x that leave; None where there is nothing to add."""
         removed = slim.absorbed(op.x, 2) if self.absorb(op) else None
         if removed is None:
-            return
+            return None
         shift = np.stack([contract.contribution(one, removed) for one in w.content])
         if not shift.any():
-            return
+            return None
         shift = np.concatenate([shift, np.zeros_like(shift)], 1)
-        if op.has(B):
-            old = slim.full_known(op, B)
-            slim.set_known(op, B, (old.astype(np.float64) + shift).astype(old.dtype))
-        else:
-            rows = np.concatenate([slim.slots(w, 1), slim.slots(w, 1) + w.axes[1].n])
-            slim.set_sliced(op, B, shift[slim.slots(w, 0)][:, rows].astype(w.content.dtype))
+        old = op.known(B)
+        return (shift if old is None else old.astype(np.float64) + shift).astype(w.content.dtype)
 
 
 class LSTM(Recurrent):

@@ -138,6 +138,38 @@ DIRECTIONS = [
 ]  # fmt: skip
 
 
+def each(cell: str, *units: tuple[int, ...]) -> dict[str, Any]:
+    """Other units are dead in each direction."""
+    masks = [one_dead(cell, d, *dead_units) for d, dead_units in enumerate(units)]
+    return {k: [mask[k] for mask in masks] for k in masks[0]}
+
+
+DIRECTIONS += [
+    *(both(f"{c} other units in each direction", c, zero=each(c, (1, 3), (0, 4)), narrow=shapes(c, 3, directions=2)) for c in CELLS),
+    both("more units in one direction", "GRU", zero=each("GRU", (1, 3, 4), (0,)), narrow=shapes("GRU", 4, directions=2)),
+    both("unread in one, zero in the other direction", "LSTM", zero=one_dead("LSTM", 0, 1, 3) | {"V": s_[[5, 6]]} | {
+        "R": [(0, rows("LSTM", 1, 3)), (1, slice(None), [0, 1])]}, narrow=shapes("LSTM", 3, directions=2)),
+    both("other units, and the forwards direction is unread", "GRU", zero=each("GRU", (1,), (0, 2)) | {"V": s_[:5]},
+         narrow=shapes("GRU", 3)),
+    Trap("the merged axis is a graph output", f"(double[T,N,{N_IN}] x) => (double[T,N,10] r) {{ "
+         'y = GRU<hidden_size = 5, direction = "bidirectional">(x, W, R, B) t = Transpose<perm = [0, 2, 1, 3]>(y) '
+         "r = Reshape(t, to) }", weights={k: v for k, v in weights("GRU", directions=2, to=np.array([0, 0, -1])).items() if k != "V"},
+         zero=each("GRU", (1, 3), (0, 4)), kept=True),
+    Trap("both the merged axis and each direction are read", f"(double[T,N,{N_IN}] x) => (double[T,N,2] z, double[N,2] q) {{ "
+         'y, h = GRU<hidden_size = 5, direction = "bidirectional">(x, W, R, B) t = Transpose<perm = [0, 2, 1, 3]>(y) '
+         "r = Reshape(t, to) z = MatMul(r, V) a, b = Split<axis = 0>(h) c = Sub(a, b) d = Squeeze(c, nil) q = MatMul(d, U) }",
+         weights=weights("GRU", directions=2, to=np.array([0, 0, -1]), nil=np.array([0]), U=(5, 2)),
+         zero=each("GRU", (1, 3), (0, 3)), narrow=shapes("GRU", 4, directions=2) | {"U": (4, 2)}),
+    Trap("constant inputs, other units, no bias", "(double[T,N,2] x) => (double[T,N,2] z) { a = MatMul(x, W0) c = Add(a, b0) "
+         's = Relu(c) y = GRU<hidden_size = 5, direction = "bidirectional">(s, W, R) t = Transpose<perm = [0, 2, 1, 3]>(y) '
+         "r = Reshape(t, to) z = MatMul(r, V) }",
+         weights={k: v for k, v in weights("GRU", directions=2, to=np.array([0, 0, -1]), W0=(2, N_IN),
+                                           b0=np.array([0.3, -0.2, 0.7])).items() if k != "B"},
+         zero={k: v for k, v in each("GRU", (1, 3), (0, 4)).items() if k != "B"} | {"W0": s_[:, [0, 2]]},
+         narrow=shapes("GRU", 3, 1, directions=2) | {"W0": (2, 1), "b0": (1,)}, extra=36),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("trap", DIRECTIONS, ids=str)
 def test_directions(trap: Trap) -> None:
     trap.check()
