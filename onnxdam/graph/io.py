@@ -32,6 +32,8 @@ from onnxdam.graph.window import Window
 AnyModel: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
 
 OLDEST_OPSET = 7
+#: what ONNX Runtime writes in the standard domain when it saves an optimised model, and the opset that has it (if any)
+RUNTIME_OPERATORS = {"SimplifiedLayerNormalization": 1 << 30, "LayerNormalization": 17}
 PROTOBUF_LIMIT = 2**31 - 2**20  # protobuf refuses messages of 2 GiB; the margin is for what ir adds around the weights
 SMALL = 1024  # bytes; smaller tensors stay inside the file, so that shape arithmetic is seen by every reader
 EXTERNAL = "onnxdam.external"  # graph.meta key: the weights came from external data and go back there
@@ -235,11 +237,32 @@ def _checker_complaint(bare: onnx.ModelProto) -> str | None:
     for value in (*bare.graph.input, *bare.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()
+    _hide_runtime_operators(bare)
     try:
         onnx.checker.check_model(bare)
     except Exception as error:  # ValidationError, or ValueError when it cannot be serialised
         return f"invalid graph ({_one_line(error)})"
     return None
+
+
+def _hide_runtime_operators(bare: onnx.ModelProto) -> None:
+    """Moves nodes that only a runtime knows in the standard domain to a domain of their own, which is not checked."""
+    opset = max((o.version for o in bare.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    hidden = False
+    for node in _all_nodes(bare.graph):
+        since = RUNTIME_OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if since is not None and opset < since:
+            node.domain, hidden = "runtime", True
+    if hidden:
+        bare.opset_import.append(onnx.helper.make_opsetid("runtime", 1))
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _all_nodes(attribute.g)
 
 
 def skeleton_of_proto(proto: onnx.ModelProto) -> onnx.ModelProto:
