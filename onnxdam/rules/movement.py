@@ -208,6 +208,15 @@ class Split(Rule):
     def axis(self, op: Op) -> int:
         return int(op.attr("axis", 0)) % op.x.rank
 
+    def entries(self, op: Op) -> None:
+        x, offset = op.entries_of(0), 0
+        if x is None or x.ndim != 1 or any(y.opaque or not isinstance(y.shape[0], int) for y in op.outs):
+            return
+        for y in op.outs:
+            n = y.axes[0].n
+            y.set_entries(x[offset : offset + n])
+            offset += n
+
     def shapes(self, op: Op) -> None:
         if not op.x.opaque:
             for y in op.outs:
