@@ -19,6 +19,7 @@ from onnxdam.analysis.tensor import Array, Size, Sym, Tensor
 from onnxdam.graph.window import Window
 from onnxdam.rules import lookup
 from onnxdam.rules.base import Body, Op
+from onnxdam.rules.faults import is_trusted
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Network:
         self.window = Window()  # what the weights are read through
         self.ops: list[Op] = []
         self.tensors: dict[int, Tensor] = {}
+        self._computable: dict[ir.Node, bool] = {}
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self._opsets = {**model.graph.opset_imports}
@@ -165,6 +167,8 @@ class Network:
         leaf = op.rule.folds and all(t is None or t.is_leaf for t in op.ins)
         if leaf and op.ins and after > max(before, SMALL):
             return
+        if leaf and after > SMALL and any(self._stays(t) for t in op.ins if t is not None):
+            leaf = False  # a tied weight would be stored twice
         arrays = evaluate(op)
         if arrays is None:
             return
@@ -175,6 +179,19 @@ class Network:
             tensor.provide(lambda array=array: array)  # type: ignore[misc]
             tensor.is_leaf = leaf
         op.folded = leaf
+
+    def _stays(self, t: Tensor) -> bool:
+        """Whether a known tensor of some size is read by a node that runs."""
+        users = t.value.uses() if t.value is not None and _bytes(t) > SMALL else ()
+        return any(not self._is_computable(use.node) for use in users) or t.pinned == "a graph output"
+
+    def _is_computable(self, node: ir.Node) -> bool:
+        """Whether the results of a node follow from initializers alone."""
+        if node not in self._computable:
+            makers = [v.producer() for v in node.inputs if v is not None and v.const_value is None]
+            known = all(maker is not None and self._is_computable(maker) for maker in makers)
+            self._computable[node] = known and not any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+        return self._computable[node]
 
     def active(self) -> Iterator[Op]:
         """The ops that run: those that are not computed ahead of time."""
@@ -190,6 +207,8 @@ def evaluate(op: Op) -> list[Array] | None:
         quick = op.rule.evaluate(op, *(a for a in arrays if a is not None))
         if quick is not None:
             return [quick]
+    if not is_trusted(op.node.op_type, op.node.domain, op.version):
+        return None
     try:
         return _reference(op, arrays)
     except Exception as error:  # the reference implementation lacks operators and types: then the value is not known
