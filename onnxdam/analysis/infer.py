@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def infer_node(op: Op, kind: str | None = None, inputs: int | None = None, version: int | None = None) -> None:
+def infer_node(
+    op: Op, kind: str | None = None, inputs: int | None = None, version: int | None = None, *, real: bool = False
+) -> None:
     """Gives outputs of unknown rank the shapes and types that ONNX infers.
 
     Args:
@@ -29,6 +31,7 @@ def infer_node(op: Op, kind: str | None = None, inputs: int | None = None, versi
         kind: the standard operator whose inference to use, where it is not the node's own.
         inputs: how many inputs that operator takes.
         version: its opset, where it is not the node's own.
+        real: the operator knows real numbers only: integers are shown to it as such.
     """
     ins = op.ins[:inputs]
     version = version or op.version
@@ -43,7 +46,7 @@ def infer_node(op: Op, kind: str | None = None, inputs: int | None = None, versi
     node.attribute.extend(
         ir.serde.serialize_attribute(a) for a in op.node.attributes.values() if a.name in schema.attributes
     )
-    types = {f"i{i}": _type(t, names) for i, t in enumerate(ins) if t is not None}
+    types = {f"i{i}": _type(t, names, real) for i, t in enumerate(ins) if t is not None}
     data = {
         f"i{i}": onnx.numpy_helper.from_array(t.content)
         for i, t in enumerate(ins)
@@ -68,11 +71,12 @@ def _adopt(tensor: Tensor, kind: onnx.TypeProto.Tensor, names: dict[str, Sym]) -
         tensor.reshape([_size(d, names, f"{tensor.name}.{i}") for i, d in enumerate(kind.shape.dim)])
 
 
-def _type(tensor: Tensor, names: dict[Sym, str]) -> onnx.TypeProto:
+def _type(tensor: Tensor, names: dict[Sym, str], real: bool) -> onnx.TypeProto:
+    dtype = np.dtype(np.float32) if real or tensor.dtype is None else tensor.dtype
     shape: list[int | str] = [
         s if isinstance(s, int) else names.setdefault(s, f"size{len(names)}") for s in tensor.shape
     ]
-    return onnx.helper.make_tensor_type_proto(ir.DataType.from_numpy(tensor.dtype or np.dtype(np.float32)).value, shape)
+    return onnx.helper.make_tensor_type_proto(ir.DataType.from_numpy(dtype).value, shape)
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension, names: dict[str, Sym], fallback: str) -> Size:

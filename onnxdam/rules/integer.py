@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnxdam.analysis.infer import infer_node
 from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import (
@@ -35,7 +36,7 @@ from onnxdam.rules.base import (
     same,
 )
 from onnxdam.rules.matmul import MatMul
-from onnxdam.rules.quantize import dynamic_source, encode, number, ranged, scalar, zero_slots
+from onnxdam.rules.quantize import OPSET, dynamic_source, encode, number, ranged, scalar, zero_slots
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -137,6 +138,8 @@ class IntegerConv(Rule):
         self.at = at
 
     def shapes(self, op: Op) -> None:
+        if op.node.domain and not op.attr("channels_last", 0):
+            infer_node(op, "QLinearConv", 9, OPSET)
         if not op.y.opaque and not op.x.opaque:
             adopt_shape(op.x, op.y, [0])
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import ml_dtypes
 import numpy as np
 
+from onnxdam.analysis.infer import infer_node
 from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
 from onnxdam.rules.base import Op, Pinned, Product, Relation, Rule, Same, adopt_shape, pin_all, same, same_axes
 from onnxdam.rules.elementwise import Elementwise
@@ -28,6 +29,7 @@ from onnxdam.rules.elementwise import Elementwise
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
 
+OPSET = 17  # of the standard operators whose shape inference is used
 TIE = 1e-3, 4e-6  # how far from k + 1/2 a number must be to be rounded safely: at 0, and per unit of its size
 
 
@@ -124,7 +126,7 @@ def quantised_weight(op: Op) -> bool:
 
 
 def integer_weight(op: Op) -> Op | None:
-    """The node that dequantises the weight for this reader alone, by rows at most: its integers can be sliced freely."""
+    """The node that dequantises the weight for this reader alone, by rows at most: its integers can be sliced."""
     w = op.tensor(1)
     made = None if w is None or w.is_leaf else w.maker
     if w is None or made is None or made.kind != "DequantizeLinear" or w.pinned or len(w.readers) != 1:
@@ -420,6 +422,8 @@ class QLinearPool(Rule):
         if not x.opaque and y.opaque and self.whole:
             c = self.channel(op)
             y.reshape([s if i in (0, c) else 1 for i, s in enumerate(x.shape)])
+        elif not op.attr("channels_last", 0):
+            infer_node(op, "AveragePool", 1, OPSET, real=True)
 
     def channel(self, op: Op) -> int:
         return op.x.rank - 1 if op.attr("channels_last", 0) else 1
@@ -510,6 +514,8 @@ class QLinearConcat(Rule):
         y.set_const(axis, mask, value)
 
     def rewrite(self, op: Op, slim: Slim) -> None:
+        if op.y.opaque:
+            return
         axis = self.axis(op)
         gone = [i for i, t in self.pieces(op) if slim.is_empty(t, axis)]
         if gone:

@@ -418,6 +418,17 @@ def test_qlinear_concat() -> None:
     )  # fmt: skip
 
 
+def test_qlinear_average_pool_gives_its_shape() -> None:
+    check(
+        """(uint8[N,3,8,8] x) => (uint8[N,4,4,4] y) { a = QLinearConv(x, sx, zx, w, sw, wz, sy, zy)
+        p = com.microsoft.QLinearAveragePool<kernel_shape=[2,2], strides=[2,2]>(a, sy, zy, s2, z2)
+        j = com.microsoft.QLinearConcat<axis=1>(s2, z2, p, s2, z2, p, s2, z2)
+        y = QLinearConv(j, s2, z2, v, sv, wz, s2, z2) }""",
+        dict(QOP, w=gone(ints(6, 3, 1, 1), [1, 4]), sw=f(0.05), wz=i8(0), v=ints(4, 12, 1, 1), sv=f(0.01)),
+        dict(w=(4, 3, 1, 1), v=(4, 8, 1, 1)),
+    )
+
+
 def test_dynamic_quantize_matmul_and_integer_to_float() -> None:
     check(
         """(float[N,5] x) => (float[N,3] y) { a = com.microsoft.DynamicQuantizeMatMul(x, w, sw, wz, b)  r = Relu(a)
