@@ -15,8 +15,22 @@ import numpy as np
 
 from onnxdam.analysis.tensor import Array, Const, Mask, Sym, Tensor, any_along
 from onnxdam.rules import contract
-from onnxdam.rules.base import Blocked, Blocks, Contract, Op, Pinned, Relation, Rule, Same, adopt_shape, pin_all, same
+from onnxdam.rules.base import (
+    Blocked,
+    Blocks,
+    Contract,
+    Op,
+    Pinned,
+    Relation,
+    Rule,
+    Same,
+    adopt_shape,
+    pin_all,
+    same,
+    unknown_shape,
+)
 from onnxdam.rules.quantize import add_to_integers, integer_bias, integer_weight, quantised_weight
+from onnxdam.rules.windows import slide
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -31,11 +45,18 @@ class Conv(Rule):
 
     def shapes(self, op: Op) -> None:
         x, y, w = op.x, op.y, op.tensor(1)
+        if w is not None and not w.opaque and x.opaque:  # behind an operator that nobody knows the weight tells the rank
+            unknown_shape(x, w.rank)
+            size = w.shape[0] if self.transposed else w.shape[1]
+            if isinstance(size, int):
+                x.set_layout(1, (size if self.transposed else size * self.group(op),))
         if not y.opaque and not x.opaque:
             adopt_shape(x, y, [0])
         channels = None if w is None or w.opaque else w.shape[1] * self.group(op) if self.transposed else w.shape[0]
         if not y.opaque and isinstance(channels, int) and isinstance(y.shape[1], Sym):
             y.set_layout(1, (channels,))
+        if w is not None and not w.opaque and not self.transposed:
+            slide(op, w.shape[2:])
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x, y, w = op.x, op.y, op.tensor(1)

@@ -7,6 +7,9 @@
     RMSNormalization             y = x / sqrt(sum(x^2) / n + eps) * scale: slots that are zero leave,
                                  eps' = eps n / n', scale' = scale sqrt(n / n')
     LpNormalization              y = x / norm(x): slots that are zero leave
+
+What is zero all over becomes the bias. A constant other than zero would too, in real numbers; in single precision its
+mean is off by a rounding error, which a division by sqrt(eps) makes 300 times as large. So it is not touched.
 """
 
 from __future__ import annotations
@@ -83,6 +86,8 @@ class Normalised(Rule):
     """The axes it normalises over stay, the others correspond."""
 
     note = "normalised over"
+    #: whether a constant other than zero comes out as a constant, rounding included
+    steady = False
 
     def over(self, op: Op) -> tuple[int, ...]:
         """The axes of x that are normalised over, counted from the front."""
@@ -115,7 +120,8 @@ class Normalised(Rule):
             const = x.const(i) if i not in over and x.any_const else None
             level = self.flat(op) if const is not None and y.axes[i].n == len(const.mask) else None
             if const is not None and level is not None:
-                y.set_const(i, const.mask, np.full(len(const.mask), level))
+                mask = const.mask if self.steady else const.mask & (const.value == 0)
+                y.set_const(i, mask, np.full(len(mask), level))
 
     def flat(self, op: Op) -> float | None:
         """What comes out where one number fills all that is normalised over; None where that is not constant."""
@@ -132,6 +138,8 @@ class Softmax(Normalised):
     Args:
         level: what n equal numbers become.
     """
+
+    steady = True
 
     def __init__(self, level: Callable[[int], float] | None, lower: float = -math.inf) -> None:
         self.level = level
@@ -153,7 +161,7 @@ class Softmax(Normalised):
 
 
 class LayerNormalization(Normalised):
-    """LayerNormalization: a slot is constant where its scale is zero, or where x is."""
+    """LayerNormalization: a slot is constant where its scale is zero, or all of x."""
 
     def over(self, op: Op) -> tuple[int, ...]:
         return _tail(op.attr("axis", -1), op.x.rank)
@@ -172,7 +180,7 @@ class LayerNormalization(Normalised):
         for i in self.over(op):
             n, axis = y.axes[i].n, aligned(scale, y, i)
             zeros = scale.zeros(axis.index) if axis is not None and axis.n == n > 1 else None
-            mask = np.ones(n, bool) if x.uniform is not None and np.isfinite(scale.content).all() else zeros
+            mask = np.ones(n, bool) if x.any_const and x.uniform == 0 and np.isfinite(scale.content).all() else zeros
             if mask is None:
                 continue
             if bias is None:
@@ -264,7 +272,7 @@ class LpNormalization(Rule):
 
 
 class InstanceNormalization(Rule):
-    """InstanceNormalization: a channel that is constant becomes its bias."""
+    """InstanceNormalization: a channel that is zero becomes its bias."""
 
     def shapes(self, op: Op) -> None:
         adopt_shape(op.x, op.y)
@@ -288,8 +296,8 @@ class InstanceNormalization(Rule):
         x, y, bias, scale = op.x, op.y, op.known(2), op.known(1)
         if x.opaque or y.opaque or bias is None or scale is None or x.rank < 2 or y.axes[1].n != len(bias):
             return
-        const = x.const(1) if x.any_const else None
-        mask = (scale == 0) if const is None else const.mask | (scale == 0)
+        zeros = x.zeros(1) if x.any_const else None
+        mask = (scale == 0) if zeros is None else zeros | (scale == 0)
         y.set_const(1, mask & np.isfinite(scale.astype(float)), bias.astype(np.float64))
 
 
@@ -332,11 +340,10 @@ class GroupNormalization(Rule):
         scale, bias = self._wide(op, 1), self._wide(op, 2)
         if scale is None or bias is None:
             return
-        const = x.const(1) if x.any_const else None
+        zeros = x.zeros(1) if x.any_const else None
         mask = scale == 0
-        if const is not None:
-            known, value = const.mask.reshape(groups, -1), const.value.reshape(groups, -1)
-            mask = mask | np.repeat(known.all(1) & (value == value[:, :1]).all(1), len(mask) // groups)
+        if zeros is not None:
+            mask = mask | np.repeat(zeros.reshape(groups, -1).all(1), len(mask) // groups)
         y.set_const(1, mask & np.isfinite(scale), bias)
 
     def _wide(self, op: Op, index: int) -> Array | None:
@@ -378,6 +385,15 @@ class LRN(Normalised):
                 op.y.set_const(i, zeros, np.zeros(len(zeros)))
 
 
+class ImageScaler(Normalised):
+    """ImageScaler, an operator of old files: x * scale + bias[channel]."""
+
+    note = "an attribute for each channel"
+
+    def over(self, op: Op) -> tuple[int, ...]:
+        return (1,)
+
+
 TABLE: dict[tuple[str, str], Rule] = {
     ("", "BatchNormalization"): BatchNormalization(),
     ("", "InstanceNormalization"): InstanceNormalization(),
@@ -389,6 +405,7 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "LpNormalization"): LpNormalization(),
     ("", "MeanVarianceNormalization"): MeanVarianceNormalization(),
     ("", "LRN"): LRN(),
+    ("", "ImageScaler"): ImageScaler(),
     ("", "Softmax"): Softmax(lambda n: 1 / n, lower=0.0),
     ("", "LogSoftmax"): Softmax(lambda n: -math.log(n)),
     ("", "Hardmax"): Softmax(None, lower=0.0),

@@ -16,6 +16,7 @@ import numpy as np
 
 from onnxdam.rules.base import Op, Relation, Rule, adopt_shape, pin, pin_all, same
 from onnxdam.rules.elementwise import lower_bound
+from onnxdam.rules.windows import slide
 
 
 class Pool(Rule):
@@ -30,7 +31,8 @@ class Pool(Rule):
 
     def shapes(self, op: Op) -> None:
         if not op.x.opaque and not op.y.opaque:
-            adopt_shape(op.x, op.y, [0, 1])
+            adopt_shape(op.x, op.y, range(min(2, op.x.rank)))
+            slide(op, op.attr("kernel_shape", ()))
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x, y = op.x, op.y

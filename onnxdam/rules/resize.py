@@ -80,10 +80,11 @@ class Resize(Rule):
 
     def rewrite(self, op: Op, slim: Slim) -> None:
         axes = self.axes(op)
-        if op.has(LENGTHS) and op.length(LENGTHS) == len(axes):
-            if any(slim.narrowed(op.y, a) for a in axes) or slim.sizes.changed(op.tensor(LENGTHS)):
-                shape = slim.shape(op.y)
-                slim.write_sizes(op, LENGTHS, [shape[a] for a in axes])
+        if not op.has(LENGTHS) or op.length(LENGTHS) != len(axes):
+            return
+        if any(slim.narrowed(op.y, a) for a in axes) or slim.sizes.changed(op.tensor(LENGTHS)):
+            shape = slim.shape(op.y)
+            slim.write_sizes(op, LENGTHS, [shape[a] for a in axes])
 
 
 class Upsample(Resize):
