@@ -45,6 +45,7 @@ class Slim:
         self._full: dict[tuple[Op, int], tuple[Array, Likes]] = {}
         self._filled: set[Op] = set()
         self._sliced: dict[tuple[Tensor, tuple[bytes | None, ...]], ir.Value] = {}
+        self._computed: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
         self._patched: dict[tuple[ir.Value, tuple[tuple[int, int], ...]], ir.Value] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
@@ -54,8 +55,19 @@ class Slim:
         self._idle = frozenset() if simplify else idle_nodes(self.model.graph)  # read by nobody from the beginning
 
     def has_work(self) -> bool:
-        """Whether anything leaves."""
-        if any(self.narrowed(t) for t in self.network.tensors.values()):
+        """Whether anything leaves: slots of what runs or of what it reads, or a weight that nobody reads."""
+        need = self.need
+        read = {t for op in need.running for t in (*op.ins, *(t for b in op.bodies.values() for t in b.outs)) if t and t.is_leaf}
+        if any(self.narrowed(t) for t in (*need.alive, *read)):
+            return True
+        made = {*read, *self.network.outputs}
+        todo = list(made)
+        while todo:  # what is computed ahead of time from a weight is read for it
+            maker = todo.pop().maker
+            new = {t for t in maker.ins if t is not None} - made if maker is not None else set()
+            made |= new
+            todo += new
+        if any(t.is_leaf and t.maker is None and t.rank and t not in made for t in self.network.tensors.values()):
             return True
         return any(
             t is not None and not t.is_leaf and t not in self.need.alive
@@ -288,6 +300,12 @@ class Slim:
                     lambda: ir.Tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(int(n) for n in shape if isinstance(n, int)), name=fresh
                 )
                 self._sliced[key] = self._register(name, tensor)
+            elif t.maker is not None and t.maker.ins:  # computed ahead of time, perhaps from the same weights elsewhere too
+                content = cut()
+                same = (dtype, content.shape, content.tobytes())
+                if same not in self._computed:
+                    self._computed[same] = self.initializer(name, content, dtype)
+                self._sliced[key] = self._computed[same]
             else:
                 self._sliced[key] = self.initializer(name, cut(), dtype)
         return self._sliced[key]
