@@ -36,6 +36,7 @@ GRAIN = 8  # units of roundoff at 1: what a saturating operator may be off
 LARGE = 256 << 20  # bytes from which a model is not copied to move its weights
 NUDGED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 CHEAP = 100_000  # input entries; above that the further kinds of input are left to one size
+EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}  # else products with 8-bit weights round their inputs to 8 bits
 ATTEMPTS = 60  # sizes tried before giving up on a reference model
 
 
@@ -235,7 +236,7 @@ class _Comparison:
         self.base = self.rtol if self.rtol is not None else tolerance.rtol(self.kinds)
         self.outputs = [value.name for value in self.a.skeleton.graph.output]
         self.say("opening the reference")
-        self.reference = session(self.a, provider=self.provider, level="off")
+        self.reference = session(self.a, provider=self.provider, level="off", options=EXACT)
         described = feeds.describe(self.a.skeleton)
         if data is None:
             batches = [(sizes, kind, feed) for sizes, kind, feed in self._random(described)]
@@ -318,12 +319,12 @@ class _Comparison:
         self.say(f"comparing, optimisations {level}")
         if level != "off":
             try:
-                self.reference = session(self.a, provider=self.provider, level=level)
+                self.reference = session(self.a, provider=self.provider, level=level, options=EXACT)
             except UnsupportedError as error:  # the optimiser's fault, not the model's
                 self.notes.append(f"optimisations {level}: not compared ({error})")
                 return
         try:
-            candidate = session(self.b, provider=self.provider, level=level)
+            candidate = session(self.b, provider=self.provider, level=level, options=EXACT)
         except UnsupportedError as error:
             self.cases.append(Case({}, "", level, float("inf"), self.base, False, "", str(error)))
             return
@@ -366,7 +367,7 @@ class _Comparison:
             self._opened[level] = []
             for model, at in models:
                 with contextlib.suppress(UnsupportedError):
-                    self._opened[level].append(session(model, provider=self.provider, level=at))
+                    self._opened[level].append(session(model, provider=self.provider, level=at, options=EXACT))
         return self._opened[level]
 
     def _nudged(self, seed: int) -> Runnable | None:
