@@ -128,6 +128,16 @@ def check_fixpoint(small: onnx.ModelProto, slim: Slim) -> None:
     require(deterministic(twice) == deterministic(small), "a second slim changes bytes")
 
 
+def rounds_until_stable(small: onnx.ModelProto, slim: Slim, most: int = 4) -> int:
+    """How many more times slim changes something, on its own result; `most` where it never ends."""
+    for count in range(most):
+        again, _ = call(slim, small)
+        if deterministic(again) == deterministic(small):
+            return count
+        small = again
+    return most
+
+
 def finite(case: Case) -> bool:
     """True where the masked model gives finite outputs on the inputs it is compared on."""
     for kind, sizes in enumerate(SIZES):
