@@ -24,6 +24,7 @@ from onnxdam.rules.faults import is_trusted
 logger = logging.getLogger(__name__)
 
 BIG = 4096  # bytes from which a tensor is hidden from shape inference
+SHARED = 1 << 16  # bytes up to which a weight that is read in several places may be sliced differently in each
 SMALL = 256  # bytes up to which a result is computed ahead of time even if that makes the file grow
 ATTEMPTS = 4  # how often a body is scanned until what is assumed of its inputs holds; nothing is, the last time
 Shapes = dict[str, onnx.TypeProto]
@@ -105,7 +106,7 @@ class Network:
     def _visit(self, node: ir.Node, types: Shapes, inner: dict[str, Any], scope: str) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
         rule = lookup(domain, node.op_type, self._opsets.get(node.domain, self._opsets.get(domain, 1)))
-        ins = [None if v is None else self.of(v) for v in node.inputs]
+        ins = [None if v is None else self._own(self.of(v), node, scope) for v in node.inputs]
         outs = [self._add(v, types, scope) for v in node.outputs]
         op = Op(node, ins, outs, rule, self._opsets.get(node.domain, self._opsets.get(domain, 1)), scope)
         for index, tensor in enumerate(ins):
@@ -118,6 +119,16 @@ class Network:
                 self._scan_body(op, name, attribute.as_graph(), inner[name])
         self._learn(op)
         self.ops.append(op)
+
+    def _own(self, t: Tensor, node: ir.Node, scope: str) -> Tensor:
+        """A small weight that several nodes share is a tensor for each of them: their masks may differ."""
+        if not t.is_leaf or not t.rank or not any(op.node is not node for op, _ in t.readers) or _bytes(t) > SHARED:
+            return t
+        mine = Tensor(f"{t.name}@{scope}{node.name or node.outputs[0].name}", t.value, t.shape, t.dtype)
+        mine.provide(lambda: t.content)
+        mine.entries, mine.is_leaf, mine.pinned = t.entries, True, t.pinned
+        self.tensors[id(mine)] = mine
+        return mine
 
     def _scan_body(self, op: Op, name: str, graph: ir.Graph, shapes: tuple[Shapes, list[Any]]) -> None:
         """Scans a body with what its rule assumes of its inputs, and again with less where that does not hold."""
@@ -190,7 +201,9 @@ class Network:
         if node not in self._computable:
             makers = [v.producer() for v in node.inputs if v is not None and v.const_value is None]
             known = all(maker is not None and self._is_computable(maker) for maker in makers)
-            self._computable[node] = known and not any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+            self._computable[node] = known and not any(
+                a.type == ir.AttributeType.GRAPH for a in node.attributes.values()
+            )
         return self._computable[node]
 
     def active(self) -> Iterator[Op]:
@@ -225,7 +238,12 @@ def _reference(op: Op, arrays: list[Array | None]) -> list[Array] | None:
     node.input.extend(names)
     node.output.extend(f"o{i}" for i in range(len(op.outs)))
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "fold", [onnx.ValueInfoProto(name=n) for n in names if n], [onnx.ValueInfoProto(name=n) for n in node.output]),
+        onnx.helper.make_graph(
+            [node],
+            "fold",
+            [onnx.ValueInfoProto(name=n) for n in names if n],
+            [onnx.ValueInfoProto(name=n) for n in node.output],
+        ),
         opset_imports=[onnx.helper.make_opsetid(op.node.domain, op.version)],
     )
     with np.errstate(all="ignore"):
@@ -242,7 +260,11 @@ def _bytes(t: Tensor) -> float:
 
 def _describe(value: ir.Value, inferred: onnx.TypeProto | None) -> tuple[list[Size] | None, np.dtype | None]:
     """Shape and type of a value, as inferred, else as the file says."""
-    dtype = value.dtype.numpy() if value.dtype is not None and value.dtype != ir.DataType.STRING and value.dtype != ir.DataType.UNDEFINED else None
+    dtype = (
+        value.dtype.numpy()
+        if value.dtype is not None and value.dtype != ir.DataType.STRING and value.dtype != ir.DataType.UNDEFINED
+        else None
+    )
     if inferred is not None and inferred.HasField("tensor_type"):
         kind = inferred.tensor_type
         if kind.elem_type and kind.elem_type != onnx.TensorProto.STRING:
@@ -251,7 +273,10 @@ def _describe(value: ir.Value, inferred: onnx.TypeProto | None) -> tuple[list[Si
             return [_size(d, f"{value.name}.{i}") for i, d in enumerate(kind.shape.dim)], dtype
         return None, dtype
     if value.shape is not None and isinstance(value.type, ir.TensorType):
-        return [d if isinstance(d, int) else Sym(1, (str(d.value) if d.value else f"{value.name}.{i}",)) for i, d in enumerate(value.shape)], dtype
+        return [
+            d if isinstance(d, int) else Sym(1, (str(d.value) if d.value else f"{value.name}.{i}",))
+            for i, d in enumerate(value.shape)
+        ], dtype
     return None, dtype
 
 

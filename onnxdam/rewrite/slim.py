@@ -44,7 +44,7 @@ class Slim:
         self.gates = find_gates(need)
         self._full: dict[tuple[Op, int], tuple[Array, Likes]] = {}
         self._filled: set[Op] = set()
-        self._sliced: dict[tuple[Tensor, tuple[bytes | None, ...]], ir.Value] = {}
+        self._sliced: dict[tuple[ir.Value | None, tuple[bytes | None, ...]], ir.Value] = {}
         self._computed: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
         self._patched: dict[tuple[ir.Value, tuple[tuple[int, int], ...]], ir.Value] = {}
@@ -277,7 +277,7 @@ class Slim:
             t = t.maker.x  # exporters write equal weights once, with an Identity for each further use
         if t.maker is None and t.value is not None and all(p is None for p in picks):
             return t.value
-        key = (t, tuple(None if p is None else p.tobytes() for p in picks))
+        key = (t.value, tuple(None if p is None else p.tobytes() for p in picks))
         if key not in self._sliced:
             shape = [t.shape[i] if p is None else len(p) for i, p in enumerate(picks)]
             source = t.value.const_value if t.value is not None else None
