@@ -109,7 +109,7 @@ SINGLES = [
            CHANNELS, {"W2": s_[:, [1, 4]]}),
     Single("scaled image, rank unknown to inference", "(float[N,3,H,V] x) => (float[N,2,D,E] y) { i = ImageScaler<bias = [1.0, 2.0, 3.0], "
            "scale = 2.0>(x) a = Conv(i, W1) p = MaxPool<kernel_shape = [2, 2]>(a) b = InstanceNormalization(p, s, c) y = Conv(b, W2) }",
-           {**CHANNELS, "s": (6,), "c": (6,)}, {"W1": s_[[1, 4]]}, {**NARROW, "s": (4,), "c": (4,)}),
+           {**CHANNELS, "s": (6,), "c": (6,)}, {"W1": s_[[1, 4]]}, {**NARROW, "s": (4,), "c": (4,)}, opset=9),
     Single("a constant that a norm would blow up", "(float[N,3,40,40] x) => (float[N,2,40,40] y) { a = Conv(x, W1, k) "
            "b = InstanceNormalization(a, s, c) y = Conv(b, W2) }", {**CHANNELS, "s": (6,), "c": (6,), "k": (6,)}, {"W1": s_[[1, 4]]}),
     Single("simplified layer norm", "(float[N,T,3] x) => (float[N,T,2] y) { a = MatMul(x, W) b = SimplifiedLayerNormalization<axis = -1>(a, s)"
