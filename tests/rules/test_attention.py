@@ -238,6 +238,24 @@ def test_grouped_queries_packed() -> None:
     check(text, p, dict(w=(8, 16 * 8), wo=(64, 8)), tolerance=1e-5, feeds=gqa_feeds())
 
 
+def test_grouped_queries_behind_four_bit_weights() -> None:
+    """One packed projection of 4-bit weights, as language models are shipped: its outputs leave with the heads."""
+    n, blocks = 16 * 12, 2
+    p = dict(
+        w=rng.integers(0, 255, (n, blocks, 8)).astype(np.uint8), sc=rng.uniform(0.05, 0.1, n * blocks).astype("f"),
+        zp=rng.integers(0, 255, (n, 1)).astype(np.uint8), wo=zero(w(96, 8).T, slots([2, 3, 4], range(16), 16)).T,
+    )  # fmt: skip
+    text = """(float[N,S,32] x, int32[N] last, int32 total) => (float[N,S,8] y) {
+        h = com.microsoft.MatMulNBits<K=32, N=192, bits=4, block_size=16, accuracy_level=1>(x, w, sc, zp)
+        a, nk, nv = com.microsoft.GroupQueryAttention<num_heads=6, kv_num_heads=3, do_rotary=1>(h, , , , , last, total, cos, sin)
+        y = MatMul(a, wo) }"""
+    feeds = gqa_feeds() | dict(x=w(3, 5, 32))
+    left = 16 * 8
+    narrow = dict(w=(left, 2, 8), sc=(2 * left,), zp=(left, 1), wo=(64, 8))
+    small = check(text, p | tables(16), narrow, tolerance=1e-5, feeds=feeds)
+    assert attrs(small, "MatMulNBits")["N"] == left
+
+
 def test_grouped_queries_with_caches_as_outputs_keep_their_groups() -> None:
     p = weights(6, 3, 16, 16)
     p["wo"] = zero(p["wo"].T, slots([0, 2, 4], range(16), 16)).T
