@@ -363,7 +363,8 @@ def test_interruption_leaves_nothing(tmp_path: Path, number: int, code: int) -> 
     """Stopped while the temporary file is there: it goes, and the output never appears."""
     path = saved(mlp(masked=3), tmp_path)
     stall = (
-        "import sys, time, pathlib\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell start without
         "import onnxdam.verify as v\n"
         "module = sys.modules['onnxdam.verify']\n"
         "def slow(*a, **k):\n"
