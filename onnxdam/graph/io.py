@@ -591,8 +591,10 @@ def _tensor_text(tensor: ir.TensorProtocol, window: Window) -> str:
 
 
 def _checksum(data: np.ndarray) -> str:
+    if data.size <= _WHOLE:
+        return hashlib.blake2b(data.data, digest_size=16).hexdigest()
     digest = hashlib.blake2b(digest_size=16)
-    rows = data.size // (8 * _COLUMNS) if data.size > _WHOLE else 0
+    rows = data.size // (8 * _COLUMNS)
     words = data[: rows * 8 * _COLUMNS].view(np.uint64).reshape(rows, _COLUMNS)
     columns = np.zeros(_COLUMNS, np.uint64)
     for first in range(0, rows, _ROWS):  # one block stays in the cache for both sums
