@@ -86,14 +86,22 @@ class Conv(Rule):
         elif group == x.axes[1].n == y.axes[1].n:
             yield from same(x.axes[1], y.axes[1])
             yield from same(w.axes[0], y.axes[1])
-        elif self.transposed or not (w.is_leaf or integer_weight(op) is not None):
-            yield Pinned(x.axes[1], "grouped ConvTranspose, or weights computed at run time")
-            yield from (Pinned(a, "grouped ConvTranspose, or weights computed at run time") for a in (y.axes[1], *w.axes[:2]))
+        elif not w.is_leaf and (self.transposed or integer_weight(op) is None):
+            yield from (Pinned(a, "blocks of weights computed at run time") for a in (x.axes[1], y.axes[1], *w.axes[:2]))
         else:
-            yield Same(w.axes[0], y.axes[1])
+            yield Same(w.axes[0], x.axes[1] if self.transposed else y.axes[1])
             if w.axes[1].n > 1:
                 yield Pinned(w.axes[1], "sliced block by block")
-            yield Blocks(x.axes[1], y.axes[1], group, w, self.absorb(op))
+            yield Blocks(x.axes[1], y.axes[1], group, self.by_output(w, group), self.absorb(op))
+
+    def by_output(self, w: Tensor, group: int) -> Tensor:
+        """A grouped weight as (slots of y, slots of x per block, taps...)."""
+        if not self.transposed:
+            return w
+        rows, columns, *taps = (s for s in w.shape if isinstance(s, int))
+        turned = Tensor(w.name, None, (group * columns, rows // group, *taps), w.dtype)
+        turned.provide(lambda: _turn(w.content, group))
+        return turned
 
     def group(self, op: Op) -> int:
         return int(op.attr("group", 1))
@@ -134,9 +142,7 @@ class Conv(Rule):
     def _constant_outputs(self, op: Op, w: Array, live: Mask, values: Array, bias: Array | float) -> Const | None:
         group = self.group(op)
         if self.transposed:
-            if group > 1:
-                return None
-            return contract.constant_rows(w.swapaxes(0, 1), live, values, bias)
+            w = _turn(w, group)
         if group == 1:
             return contract.constant_rows(w, live, values, bias)
         per_x, per_y = len(live) // group, w.shape[0] // group
@@ -204,9 +210,9 @@ class Conv(Rule):
             return
         per_x = x.axes[1].n // group
         made = integer_weight(op)
-        if per_x > 1 and (w.is_leaf or made is not None):
+        if (per_x > 1 or self.transposed) and (w.is_leaf or made is not None):
             removed = slim.absorbed(x, 1) if self.absorb(op) is not None else None
-            weight = w.content
+            weight = self.by_output(w, group).content
             if removed is not None:
                 weight = self._absorb_groups(op, slim, group, removed)
             rows = slim.slots(y, 1)
@@ -216,6 +222,8 @@ class Conv(Rule):
             if made is not None:
                 weight = made.x.content
             pieces = np.stack([weight[row][c] for row, c in zip(rows, columns, strict=True)])
+            if self.transposed:
+                pieces = _turn(pieces, len(np.unique(blocks)))
             slim.set_sliced(op if made is None else made, 1 if made is None else 0, pieces)
             if made is not None:
                 slim.finish(made)
@@ -239,6 +247,13 @@ class Conv(Rule):
                 weight = weight.copy()
                 weight[rows] = contract.carry(weight[rows], constants, carrier - block * per_x, level)
         return weight
+
+
+def _turn(weight: Array, group: int) -> Array:
+    """Exchanges rows and columns of each block: (blocks * a, b, ...) becomes (blocks * b, a, ...)."""
+    rows, columns, *taps = weight.shape
+    blocks = weight.reshape(group, rows // group, columns, *taps).swapaxes(1, 2)
+    return blocks.reshape(group * columns, rows // group, *taps)
 
 
 class ConvTranspose(Conv):
