@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxdam.graph.count import count, macs
+from onnxdam.graph.count import count
+from onnxdam.rules.macs import macs
 from tests.models import mlp, normal, parsed
 
 SHAPES = {
