@@ -232,6 +232,10 @@ def _spread(group: Group, axes: Sequence[int], facts: Array, sizes: Sequence[int
 class Regroup(Rule):
     """Any operator that only regroups axes."""
 
+    def evaluate(self, op: Op, *arrays: Array) -> Array | None:
+        static = not op.y.opaque and all(isinstance(s, int) for s in op.y.shape)
+        return arrays[0].reshape(op.y.shape) if static else None  # type: ignore[arg-type]
+
     def shapes(self, op: Op) -> None:
         if not op.y.opaque and not op.x.opaque:
             adopt_layouts(op.x, op.y)
@@ -317,10 +321,6 @@ class Flatten(Regroup):
 class Squeeze(Regroup):
     """Squeeze and Unsqueeze: extents of 1 come or go."""
 
-    def evaluate(self, op: Op, *arrays: Array) -> Array | None:
-        static = not op.y.opaque and all(isinstance(s, int) for s in op.y.shape)
-        return arrays[0].reshape(op.y.shape) if static else None  # type: ignore[arg-type]
-
     def relations(self, op: Op) -> Iterator[Relation]:
         if op.has(1):
             yield from pin_all(op, "written-down axes", [op.tensor(1)])
@@ -340,6 +340,17 @@ class Squeeze(Regroup):
     def _sizes(self, op: Op, axes: tuple[int, ...]) -> list[Size]:
         drop = {a % op.x.rank for a in axes}
         return [s for i, s in enumerate(op.x.shape) if i not in drop]
+
+
+    def rewrite(self, op: Op, slim: Slim) -> None:
+        x = op.x
+        if op.kind != "Squeeze" or op.has(1) or "axes" in op.node.attributes or x.opaque or not slim.narrowed(x):
+            return
+        ones = [i for i, size in enumerate(x.shape) if size == 1]  # without axes, it would take what is narrowed to 1, too
+        if op.version < 13:
+            slim.set_attr(op, "axes", ones)
+        else:
+            slim.set_sliced(op, 1, np.array(ones, np.int64))
 
 
 class Unsqueeze(Squeeze):

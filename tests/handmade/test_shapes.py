@@ -95,6 +95,14 @@ TRAPS = [
         "  m = ReduceMean<axes=[-1], keepdims=1>(q)  e = Add(m, eps)  r = Sqrt(e)  d = Div(a, r)  y = MatMul(d, W2) }",
         {"W1": (5, 6), "W2": (6, 2), "eps": 1e-3}, {"W1": s_[:]}, None,
     ),
+    *[
+        Trap(
+            f"squeeze_without_axes_of_what_is_narrowed_to_one_{opset}",
+            "(double[2,3,9] x) => (double[2,3] y) { a = Conv(x, W1)  g = GlobalAveragePool(a)  s = Squeeze(g)  y = MatMul(s, W2) }",
+            {"W1": (8, 3, 1), "W2": (8, 3)}, {"W1": s_[1:]}, {"W1": (1, 3, 1), "W2": (1, 3)}, opset=opset,
+        )
+        for opset in (12, 13)
+    ],
     Trap(
         "two_outputs_are_the_same_value",
         "(double[N,5] x) => (double[N,2] y, double[N,2] z) { a = MatMul(x, W1)  r = Relu(a)  y = MatMul(r, W2)  z = Identity(y) }",
