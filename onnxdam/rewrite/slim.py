@@ -388,6 +388,9 @@ class Slim:
 
     def skip(self, op: Op, index: int, output: int = 0) -> None:
         """The node changes nothing any more: its readers read input `index` instead."""
+        t = op.tensor(index)
+        if t is not None and t.is_leaf and (op, index) not in self._full and self.narrowed(t):
+            op.node.replace_input_with(index, self._narrow(t))
         source, target = op.node.inputs[index], op.node.outputs[output]
         assert source is not None
         if target.is_graph_output():

@@ -187,7 +187,7 @@ class Concat(Rule):
         op.y.set_joint((axis, i), mask, value)
 
     def rewrite(self, op: Op, slim: Slim) -> None:
-        if op.y.opaque:
+        if op.y.opaque or any(t is not None and t.opaque for t in op.ins):
             return
         axis, offset = self.axis(op), 0
         gone = []

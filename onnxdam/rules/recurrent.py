@@ -116,8 +116,8 @@ class Recurrent(Rule):
             yield from self._units_apart(op, w, r, found)
             return
         yield from self._units(op, w, r)
-        if w.axes[2].n > 1:
-            yield from same(op.x.axes[2], w.axes[2])
+        yield from same(op.x.axes[2], w.axes[2])
+        if op.x.axes[2].n == w.axes[2].n > 1:
             yield Contract(op.x.axes[2], w, 2, rows=1, absorb=self.absorb(op))
 
     def _units(self, op: Op, w: Tensor, r: Tensor) -> Iterator[Relation]:
@@ -176,7 +176,7 @@ class Recurrent(Rule):
             for t, x, absorb in ((w, op.x.axes[2], self.absorb(op)), (r, one.axes[0], None)):
                 part = slice_of(t, d)
                 yield from self._stack(part.axes[0], self.count, one.axes[0])
-                if x.n > 1:
+                if x.n == part.axes[1].n > 1:
                     yield from same(part.axes[1], x)
                     yield Contract(x, part, 1, rows=0, absorb=absorb)
 
@@ -299,7 +299,7 @@ class Recurrent(Rule):
     def _quiet(self, op: Op) -> tuple[Mask, Array] | None:
         """Units whose candidate reads nothing of x that varies, and what it is without R. Both (direction, unit)."""
         w, b = op.known(W), op.known(B)
-        if w is None or (b is None and op.has(B)):
+        if w is None or (b is None and op.has(B)) or op.x.axes[2].n != w.shape[2]:
             return None
         live, values = contract.live_slots(op.x, 2)
         rows = self._candidate_rows(w)
