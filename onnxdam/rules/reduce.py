@@ -9,7 +9,7 @@
 The factor f = n / n' by which a mean over n' slots is too large travels with the value until a constant takes it up:
 
     f y + c = f (y + c / f ...)       Add scales its constant         sqrt(f y) = sqrt(f) sqrt(y)
-    x / (f y) = (x / y) / f           (f y) * gamma = y * (f gamma)   Mul and Div by a constant end it
+    x / (f y) = (x / y) / f           (f y) * gamma = y * (f gamma)   Mul, Div and MatMul by a constant end it
 
 which is what makes a decomposed RMSNorm exact: eps' = eps n / n', gamma' = gamma sqrt(n / n'). Where no constant takes
 it up, one Mul puts it right.
@@ -214,9 +214,23 @@ def _any_level(t: Tensor) -> bool:
     return any(const is not None and bool((const.value[const.mask] != 0).any()) for const in facts)
 
 
+def _weight(op: Op, index: int) -> int | None:
+    """The known input that this one is multiplied with, if it is read nowhere else."""
+    t = op.tensor(index)
+    places = [op.rule.weight_of(op, index, axis) for axis in range(t.rank)] if t is not None else []
+    for found in places:
+        weight = op.tensor(found[0]) if found is not None else None
+        if found is not None and weight is not None and weight.is_leaf and len(weight.readers) == 1:
+            return found[0]
+    return None
+
+
 def _taken(op: Op, index: int, power: float, slim: Slim, seen: set[Op]) -> list[Taker] | None:
     if (op.kind in _TRANSPARENT and index == 0) or op in slim.gates.gone:
         return takers(op, power, slim, seen)
+    weight = _weight(op, index)
+    if weight is not None:
+        return [(op, weight, -power)]
     if op.kind == "Sqrt":
         return takers(op, power / 2, slim, seen)
     if op.kind == "Reciprocal":
