@@ -28,6 +28,7 @@ class Outcome:
     nodes_before: int
     nodes_after: int
     error: float
+    small: onnx.ModelProto
     ill_conditioned: bool = False
 
     @property
@@ -92,7 +93,7 @@ def check_slim(case: Case, slim: Slim, *, fixpoint: bool = True) -> Outcome:
     require(again.SerializeToString(deterministic=True) == deterministic(small), "two runs give different bytes")
     if fixpoint:
         check_fixpoint(small, slim)
-    return Outcome(size(model), size(small), len(model.graph.node), len(small.graph.node), error, ill)
+    return Outcome(size(model), size(small), len(model.graph.node), len(small.graph.node), error, small, ill)
 
 
 def check_interface(model: onnx.ModelProto, small: onnx.ModelProto) -> None:
