@@ -26,7 +26,7 @@ import onnx
 
 from tests.property.graphs import case_of_seed
 from tests.property.oracle import Mismatch
-from tests.property.properties import check_slim, describe, finite
+from tests.property.properties import check_slim, describe, finite, rounds_until_stable  # noqa: E402
 from tests.property.reduce import failure, reduce_case, signature_of
 from tests.property.subject import slim
 
@@ -36,7 +36,7 @@ ROUNDS = 3
 
 
 def check_seed(job: Job) -> tuple[int, str, float]:
-    """The seed, its outcome ("removed", "unchanged", "unstable", "ill-conditioned", "not finite" or a message), its error."""
+    """The seed, its outcome (removed, unchanged, unstable, ill-conditioned, not finite or a message), its error."""
     seed, family, most, strict = job
     case = case_of_seed(seed, family, most)
     if not finite(case):
