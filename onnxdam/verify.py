@@ -7,6 +7,8 @@ dimension, on random inputs or the user's. A result passes
 2. when the reference itself is no steadier: its inputs are moved by a few units in the last place, and b may be apart
    from a by NOISE_FACTOR times what that does to a (never by more than NOISE_CAP). Integer results (argmax, TopK
    indices, quantised values) may differ only at entries that changed under such a nudge: ties that rounding decides.
+3. An output of Sigmoid, Tanh or Erf is exact to rounding at 1 (6e-8 in float32), however small it is: the runtime
+   evaluates a polynomial of that accuracy. It may be off by GRAINS such roundings.
 
 A run that fails, or that could not be made, is never counted as a pass.
 """
@@ -32,7 +34,10 @@ from onnxdam.providers import Runnable, check_provider, reason, session
 from onnxdam.rules.draw import RANDOM
 
 NOISE_FACTOR, NOISE_CAP, NUDGES = 8.0, 1e-2, 8
-GRAIN = 8  # units of roundoff at 1: what a saturating operator may be off
+GRAIN = 8  # units of roundoff at 1: differences below may be excused by noise of any relative size
+GRAINS = 2  # units of roundoff at 1: what a saturating operator may be off
+SATURATING = {"Sigmoid", "Tanh", "Erf", "HardSigmoid"}
+PASSING = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Concat", "Slice", "ReduceMean"}
 LARGE = 256 << 20  # bytes from which a model is not copied to move its weights
 NUDGED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 CHEAP = 100_000  # input entries; above that the further kinds of input are left to one size
@@ -250,9 +255,7 @@ class _Comparison:
             self.say("looking for the first diverging node")
             diverging = first_divergence(self.a, self.b, *self.failing, self.plan, self.base, self.provider)
         if self.unsteady:
-            self.notes.append(
-                f"ill-conditioned: rounding moves the reference itself by {self.unsteady:.1e}"
-            )
+            self.notes.append(f"ill-conditioned: rounding moves the reference itself by {self.unsteady:.1e}")
         passed = bool(self.cases) and all(case.passed for case in self.cases)
         return Report(passed, tuple(self.cases), (), tuple(dict.fromkeys(self.notes)), diverging)
 
@@ -384,6 +387,10 @@ class _Comparison:
                 tensor.CopyFrom(onnx.numpy_helper.from_array(_nudge(array, eps / 4, rng), tensor.name))
         return Runnable(self.a.name, self.a.path, proto.SerializeToString(), proto)
 
+    def _grain(self, name: str, difference: tolerance.Difference, eps: float) -> bool:
+        """Whether the output saturates, and the difference is a rounding at 1."""
+        return difference.apart <= GRAINS * eps and saturates(self.a.skeleton.graph, name)
+
     def _excuse(self, case: Case, feed: feeds.Feed, expected: list[Any], found: list[tolerance.Difference]) -> Case:
         """Beyond the base tolerance: is the reference itself as unsteady?"""
         noise = None
@@ -391,14 +398,16 @@ class _Comparison:
             noise = Noise.of(self.reference, self._siblings(case.level), self.outputs, feed, expected, self.kinds)
         for name, difference, index in zip(self.outputs, found, range(len(found)), strict=True):
             allowed = self.base if noise is None else max(self.base, noise.allowed(index, difference))
-            if difference.error <= allowed:
+            if difference.error <= allowed or (noise is not None and self._grain(name, difference, noise.eps)):
                 continue
             if noise is not None and noise.explains(index, difference):
                 continue
             return Case(case.sizes, case.inputs, case.level, difference.error, allowed, False, name, difference.why)
         allowed = max(self.base, *(noise.allowed(i, d) for i, d in enumerate(found))) if noise else self.base
         error = max((d.error for d in found if np.isfinite(d.error)), default=0.0)
-        if error <= self.base:
+        if allowed <= self.base < error:
+            note = "rounding at 1 of a saturating operator"
+        elif error <= self.base:
             note = "differs only where rounding decides in the reference itself (ties)"
             self.notes.append(note)
         else:
@@ -455,6 +464,26 @@ def _nudge(array: np.ndarray, eps: float, rng: np.random.Generator) -> np.ndarra
         return array
     factor = 1 + eps * rng.uniform(-4, 4, array.shape)
     return np.asarray(array.astype(np.float64) * factor).astype(array.dtype)
+
+
+def saturates(graph: onnx.GraphProto, name: str, outer: Mapping[str, onnx.NodeProto] | None = None) -> bool:
+    """Whether a value is made of results of saturating operators and nothing else (in every branch of an If)."""
+    makers = dict(outer or {}) | {output: node for node in graph.node for output in node.output}
+    todo = [name]
+    while todo:
+        value = todo.pop()
+        if value not in makers:
+            return False
+        node = makers[value]
+        if node.op_type in PASSING:
+            todo += node.input if node.op_type == "Concat" else node.input[:1]
+        elif node.op_type == "If":
+            index = list(node.output).index(value)
+            if not all(saturates(a.g, a.g.output[index].name, makers) for a in node.attribute):
+                return False
+        elif node.op_type not in SATURATING:
+            return False
+    return True
 
 
 def _volume(feed: feeds.Feed) -> int:

@@ -280,6 +280,26 @@ def test_ill_conditioned_models_are_held_against_themselves() -> None:
     assert not verify(parsed(text, u=u, v=v), parsed(text, u=u, v=v * 1.01)).passed
 
 
+def test_small_results_of_sigmoid_are_grainy_and_nothing_else_is() -> None:
+    """sigmoid(-13) is about 2e-6, evaluated by the runtime to 6e-8: one grain is 3 % of it."""
+    sigmoid = (
+        "g (float[N, 1] x) => (float[N, 1, 1] y) { c = Clip(x, low, high)  s = Sigmoid(c)  y = Unsqueeze(s, two) }"
+    )
+    shifted = sigmoid.replace("Sigmoid(c)", "Sigmoid(d)").replace(
+        "Clip(x, low, high)", "Clip(x, low, high)  d = Add(c, e)"
+    )
+
+    def model(text: str, **more: np.ndarray) -> onnx.ModelProto:
+        limits = {"low": np.float32(-13.0), "high": np.float32(-13.0), "two": np.array([2])}
+        return parsed(text, **{name: np.asarray(array) for name, array in (limits | more).items()})
+
+    grain = verify(model(sigmoid), model(shifted, e=np.float32([0.03])))
+    assert grain.passed
+    assert not verify(model(sigmoid), model(shifted, e=np.float32([0.3]))).passed
+    linear = "g (float[N, 4] x) => (float[N, 4] y) { y = Mul(x, w) }"
+    assert not verify(parsed(linear, w=np.float32([1e-6])), parsed(linear, w=np.float32([1.03e-6]))).passed
+
+
 def test_ties_may_flip_and_nothing_else() -> None:
     text = "g (float[N, 64] x) => (int64[N, 1] y) { h = MatMul(x, w)  y = ArgMax <axis = 1> (h) }"
     w = normal(64, 2)
