@@ -36,6 +36,9 @@ class Gate(nn.Module):
     hard: Tensor
     values: Tensor
 
+    #: how strongly a penalty that is steered answers to a cost that is off its goal
+    gain = 8.0
+
     def __init__(self, n: int, dim: int = 1) -> None:
         super().__init__()
         if n < 1:
@@ -127,6 +130,26 @@ class Gate(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.n}, dim={self.dim}"
+
+
+class Fixed(nn.Module):
+    """What a hardened gate is in an exported network: a product with constants.
+
+    Args:
+        values: shape (n,).
+        dim: the axis of the input that is multiplied.
+    """
+
+    values: Tensor
+
+    def __init__(self, values: Tensor, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("values", values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x * values, x of shape (..., n, ...)."""
+        return x * along(self.values.to(x.dtype), x.dim(), self.dim)
 
 
 def along(mask: Tensor, rank: int, dim: int) -> Tensor:

@@ -3,15 +3,15 @@
     loss = task + gates.penalty();  loss.backward();  optimizer.step();  gates.step()
 
 Without a target the penalty is lambda times the mean over gates of the paper's penalty. With one, it is the slope of
-the cost c (relative parameters, multiply-accumulates or channels) taken at the present widths,
+the cost c (relative parameters, multiply-accumulates or channels) taken where all gates are open,
 
     lambda * sum over gates of (dc / d width_g) * (expected width_g)
 
 and lambda is steered: the goal falls from 1 to the target along the schedule's ramp. At every step, with
 e = ln(c / goal), c the geometric mean of the expected cost (which moves at once) and the actual one (which is meant),
 ln lambda moves by RATE * e / steps (integral part: dual ascent in the logarithm, so that its scale need not be known)
-and the weight in use is lambda * exp(GAIN * e) (proportional part: damps the swing). Hardening then picks the slots of
-highest score, as many as the target affords.
+and the weight in use is lambda * exp(gain * e) (proportional part: damps the swing). Hardening then keeps the
+best slots of every gate, the same share of those that are open, as many as the target affords.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from onnxdam.masks.groups import Cost
 from onnxdam.masks.schedule import Schedule
 
 RATE = 20.0  # over a whole run at a steady error of 1, ln lambda moves by this
-GAIN = 8.0
-FILL = 200  # slots tried, once the first does not fit
+EVERY = 4  # steps between two looks at the widths
 START = 0.1  # lambda at the beginning: the cost is of order 1, as task losses are
 
 
@@ -80,7 +79,7 @@ class Gates(nn.Module):
         self.target = _target(target, schedule, self.prices)
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("log_weight", torch.tensor(math.log(START), dtype=torch.float64))
-        self._slopes = [0.0] * len(self.all)
+        self._slopes = self._prices()
         self._pressure = 0.0
         self._sync()
 
@@ -164,21 +163,31 @@ class Gates(nn.Module):
             self._pressure = self.weight * progress
         elif cold:
             self._pressure = 0.0
-        else:
+        elif step % EVERY == 0 or not self._pressure:
             self._steer(progress)
+
+    def _prices(self) -> list[float]:
+        """What one slot of each gate costs, in shares of the whole network.
+
+        Taken where every gate is open: at the present widths, a layer next to one that has shrunk would get cheap, and
+        the other ever dearer, until it is gone.
+        """
+        if self.target is None:
+            return [1.0] * len(self.all)
+        widths = [torch.tensor(float(n), dtype=torch.float64, requires_grad=True) for n in self.prices.dense]
+        return [float(s) for s in torch.autograd.grad(self.prices.ratio(self.target[0], widths), widths)]
 
     def _steer(self, progress: float) -> None:
         assert self.target is not None
         assert self.schedule is not None
         kind, share = self.target
-        expected = torch.stack([gate.expected().detach() for gate in self.all]).double().cpu().clamp(min=1)
-        widths = [w.clone().requires_grad_() for w in expected]
-        ratio = self.prices.ratio(kind, widths)
-        self._slopes = [float(s) for s in torch.autograd.grad(ratio, widths)]
+        expected = torch.stack([gate.expected().detach() for gate in self.all]).clamp(min=1).tolist()
+        ratio = self.prices.ratio(kind, expected)
         actual = self.prices.ratio(kind, [max(c, 1) for c in self._counts()])
+        gain = min(gate.gain for gate in self.all)
         error = math.log(math.sqrt(float(ratio) * float(actual)) / (1 + progress * (share - 1)))
-        self.log_weight += RATE / self.schedule.steps * error
-        self._pressure = math.exp(float(self.log_weight) + GAIN * error)
+        self.log_weight += RATE * EVERY / self.schedule.steps * error
+        self._pressure = math.exp(float(self.log_weight) + gain * error)
 
     # -- the end -----------------------------------------------------------------------------------------------------
     def harden(self) -> None:
@@ -189,36 +198,34 @@ class Gates(nn.Module):
         self._pressure = 0.0
 
     def _afford(self) -> list[Tensor]:
-        """The slots of highest score, over all gates, that the target affords; every gate keeps its best."""
+        """Each gate's best slots, as many as the target affords: the same share of those open now for every gate."""
         assert self.target is not None
-        kind, share = self.target
-        scores = [gate.score().detach().double().cpu() for gate in self.all]
-        scores = [
-            s / s.clamp(min=0).mean().clamp(min=1e-30) if _shrinks(g) else s
-            for s, g in zip(scores, self.all, strict=True)
-        ]
-        for s in scores:
-            s[s.argmax()] = torch.inf
-        owner = torch.cat([torch.full((len(s),), i) for i, s in enumerate(scores)])
-        order = torch.argsort(torch.cat(scores), descending=True, stable=True)
+        kind, limit = self.target[0], self.target[1] + 1e-9
+        open_, sizes = self._counts(), [gate.n for gate in self.all]
 
-        def counts(first: int) -> list[int]:
-            return torch.bincount(owner[order[:first]], minlength=len(scores)).tolist()
+        def counts(factor: float) -> list[int]:
+            return [min(max(int(factor * k), 1), n) for k, n in zip(open_, sizes, strict=True)]
 
-        low, high = len(scores), len(order)
-        while low < high:
-            middle = (low + high + 1) // 2
-            if float(self.prices.ratio(kind, counts(middle))) <= share * (1 + 1e-9):
-                low = middle
-            else:
-                high = middle - 1
-        keep = torch.zeros(len(order), dtype=torch.bool)
-        keep[order[:low]] = True
-        for slot in order[low : low + FILL].tolist():  # what is dear did not fit, what comes after may
-            keep[slot] = True
-            if float(self.prices.ratio(kind, torch.bincount(owner[keep], minlength=len(scores)).tolist())) > share:
-                keep[slot] = False
-        return list(keep.split([len(s) for s in scores]))
+        def fits(widths: list[int]) -> bool:
+            return float(self.prices.ratio(kind, widths)) <= limit
+
+        low, high = 0.0, float(max(sizes))
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(counts(middle)) else (low, middle)
+        best, grown = counts(low), True
+        while grown:  # what rounding left over
+            grown = False
+            for i, n in enumerate(sizes):
+                more = [*best[:i], best[i] + 1, *best[i + 1 :]]
+                if best[i] < n and fits(more):
+                    best, grown = more, True
+        keep = []
+        for gate, count in zip(self.all, best, strict=True):
+            mask = torch.zeros(gate.n, dtype=torch.bool)
+            mask[torch.argsort(gate.score().cpu(), descending=True, stable=True)[:count]] = True
+            keep.append(mask)
+        return keep
 
 
 def _shrinks(gate: Gate) -> bool:

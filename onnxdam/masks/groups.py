@@ -22,8 +22,8 @@ import onnx_ir as ir
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Axis, Mask, Sym, Tensor
-from onnxdam.graph.count import macs
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
+from onnxdam.rules.macs import macs
 
 
 @dataclass(frozen=True)
@@ -173,12 +173,17 @@ class Slots:
                 return label
 
 
+def name_of(t: Tensor) -> str:
+    """The name of a tensor in the file (the analysis may tell the readers of one initializer apart)."""
+    return (t.value.name if t.value is not None else None) or t.name
+
+
 def source(t: Tensor) -> tuple[str, Array] | None:
     """The initializer that a known tensor is a re-arrangement of, and the flat position of each entry in it."""
     if not t.is_leaf:
         return None
     if t.maker is None:
-        return (t.name, np.arange(t.content.size).reshape(t.content.shape)) if t.rank else None
+        return (name_of(t), np.arange(t.content.size).reshape(t.content.shape)) if t.rank else None
     op = t.maker
     inner = source(op.x) if op.ins and op.ins[0] is not None else None
     rest = [i.content for i in op.ins[1:] if i is not None and i.is_known]
@@ -270,7 +275,7 @@ class Graph:
     def _attach_part(self, tensor: Tensor, axis: int, found: tuple[str, Array], reads: bool) -> None:
         name, positions = found
         slots = self.slots.of(tensor.axes[axis])
-        shape = next(t for t in self.network.tensors.values() if t.name == name).content.shape
+        shape = [int(d) for d in self.network.model.graph.initializers[name].const_value.shape.numpy()]  # type: ignore[union-attr]
         where = along_parameter(tensor, axis, shape, positions)
         if where is None or len(slots) < 2:
             return
@@ -373,7 +378,7 @@ class Cost:
             if op not in graph.need.running:
                 continue
             tensors = [t for t in (*op.ins, *op.outs) if t is not None and not t.opaque]
-            widths = {t.name: [_extent(graph, t, i) for i in range(t.rank)] for t in tensors}
+            widths = {name_of(t): [_extent(graph, t, i) for i in range(t.rank)] for t in tensors}
             node = ir.serde.serialize_node(op.node)
             if macs(node, {name: tuple(w.at(self.dense) for w in axes) for name, axes in widths.items()}):
                 self._macs.append((node, widths))
@@ -381,7 +386,7 @@ class Cost:
                 found = source(t) if t is not None and t.dtype is not None and t.dtype.kind == "f" else None
                 if t is not None and found is not None and found[0] not in seen:
                     seen.add(found[0])
-                    self._weights.append(widths[t.name])
+                    self._weights.append(widths[name_of(t)])
 
     def at(self, kind: str, counts: Sequence[Any]) -> Any:
         """The cost of a kind; `counts` may be numbers or scalars with gradients, one per gate."""

@@ -38,8 +38,10 @@ class Owned:
     index: Tensor | None = None
 
 
-class _Strength(Gate):
+class Strength(Gate):
     """A gate whose slots are as strong as the weights they own."""
+
+    gain = 1.0  # many slots reach zero at once: a stronger answer would make them come and go
 
     def __init__(self, n: int, owned: Sequence[Owned], dim: int, threshold: float) -> None:
         super().__init__(n, dim)
@@ -87,7 +89,7 @@ class _Strength(Gate):
         return self.strength().sum()
 
 
-class GroupLasso(_Strength):
+class GroupLasso(Strength):
     """Group lasso by proximal steps, exact zeros.
 
     The penalty is a number to look at; what acts is `shrink`, after every step of the optimiser (`Gates.step` does it).
@@ -120,7 +122,7 @@ class GroupLasso(_Strength):
             weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))
 
 
-class NetworkSlimming(_Strength):
+class NetworkSlimming(Strength):
     """L1 on BatchNorm scales (arXiv 1708.06519).
 
     Args:

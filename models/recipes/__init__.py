@@ -1,0 +1,1 @@
+"""Training recipes of the papers: reference networks, their data, and how they are trained. Needs torch."""
