@@ -94,7 +94,8 @@ class Blocks:
     """A grouped contraction: `blocks` equal blocks of `x` feed as many equal blocks of `out`.
 
     A block stays on both sides or on neither; the blocks that stay have equally many slots. `weight` has shape
-    (slots of out, slots of x per block, ...): slot k of a block is demanded when a kept slot of its block reads it.
+    (slots of out, slots of x per block, ...): slot k of a block is demanded when a kept slot of its block reads it
+    (without a weight: when its block stays at all). `zero` and `weight_zero` are those of `Contract`.
     """
 
     x: Axis
