@@ -134,11 +134,11 @@ class Einsum(Rule):
             tensors = [t for t in op.ins if t is not None]
             k, term = tensors.index(weight), found.terms[tensors.index(weight)]
             rows = [i for i, c in enumerate(term) if c in found.result and weight.axes[i].n > 1]
-            axis = term.index(letter)
-            most = max(rows, key=lambda i: weight.axes[i].n, default=axis)
+            along = term.index(letter)
+            most = max(rows, key=lambda i: weight.axes[i].n, default=along)
             contracted = x.axes[found.terms[1 - k].index(letter)]
             summed = self._also_summed(found, letter, x, weight, tensors)
-            yield Contract(contracted, weight, axis, most, "carrier" if weight.is_leaf else None, summed=summed)
+            yield Contract(contracted, weight, along, most, "carrier" if weight.is_leaf else None, summed=summed)
             return
         demanded = np.ones(axes[0].n, bool)
         for axis in axes:
@@ -212,7 +212,7 @@ class Einsum(Rule):
         for j, letter in enumerate(found.result):
             if letter in term and op.y.axes[j].n == content.shape[term.index(letter)]:
                 rows = np.moveaxis(content, term.index(letter), 0)
-                mask = ~rows.reshape(len(rows), -1).astype(bool).any(1)
+                mask: Mask = np.logical_not(rows.reshape(len(rows), -1).astype(bool).any(1))
                 op.y.set_const(j, mask, np.zeros(len(mask)))
 
     def rewrite(self, op: Op, slim: Slim) -> None:

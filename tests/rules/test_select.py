@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.handmade.toolkit import Trap, s_
+from tests.handmade.toolkit import s_
 from tests.rules.single import Single
 
 CHANNELS = {"W1": (6, 3, 1, 1), "W2": (2, 6, 1, 1)}
