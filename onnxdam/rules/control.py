@@ -47,7 +47,7 @@ def tie(tensors: list[Tensor], axes: list[list[int]]) -> Iterator[Relation]:
     """Axes correspond across the tensors, row by row of `axes`; those of unlike extents are pinned."""
     for row in axes:
         linked = [t.axes[a] for t, a in zip(tensors, row, strict=True)]
-        if len({t.shape[a] for t, a in zip(tensors, row, strict=True)}) == 1:
+        if len({(t.shape[a], t.axes[a].layout) for t, a in zip(tensors, row, strict=True)}) == 1:
             for axis in linked[1:]:
                 yield from same(linked[0], axis)
         else:

@@ -318,3 +318,65 @@ def test_old_scan_is_left_alone() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=3)
     small, _ = onnxdam.slim(model, align="none", strict=False)
     assert [tuple(t.dims) for t in small.graph.initializer] == [(4, 6)]
+
+
+# fmt: off
+BORDERS = [
+    Trap("lstm in scan",
+         "(double[4,T,N,3] x) => (double[4,N,2] z) { h0 = Constant<value = double[1] {0}>() e, a = "
+         "Scan<num_scan_inputs = 1, body = b (double[1] s, double[T,N,3] i) => (double[1] n, double[1,N,5] o) "
+         "{ n = Identity(s) q, o = GRU<hidden_size = 5>(i, W, R, B) }>(h0, x) f = Squeeze(a, one) z = "
+         "MatMul(f, V) }",
+         weights={"W": (1, 15, 3), "R": (1, 15, 5), "B": (1, 30), "V": (5, 2), "one": np.array([1])},
+         zero={"W": s_[:, [1, 3, 6, 8, 11, 13]], "R": s_[:, [1, 3, 6, 8, 11, 13]], "B": s_[:, [1, 3, 6, 8, 11, 13, 16, 18, 21, 23, 26, 28]]},
+         narrow={"W": (1, 9, 3), "R": (1, 9, 3), "B": (1, 18), "V": (3, 2)}),
+    Trap("conv in if",
+         "(double[N,3,4,4] x, bool c) => (double[N,2,4,4] y) { a = Conv(x, W1) r = If(c) <then_branch = t () "
+         "=> (double[N,6,4,4] u) { k = Conv<pads=[1,1,1,1]>(a, W3) u = Add(k, a) }, else_branch = e () => "
+         "(double[N,6,4,4] v) { v = BatchNormalization(a, s, b, m, var) }> y = Conv(r, W2) }",
+         weights={"W1": (6, 3, 1, 1), "W3": (6, 6, 3, 3), "W2": (2, 6, 1, 1), "s": (6, ), "b": (6, ), "m": (6, ), "var": (6, )},
+         zero={"W2": s_[:, [1, 2]], "W3": s_[:, [1, 2]]},
+         narrow={"W1": (4, 3, 1, 1), "W3": (4, 4, 3, 3), "W2": (2, 4, 1, 1), "s": (4, ), "b": (4, ), "m": (4, ), "var": (4, )}),
+    Trap("gate in body",
+         "(double[N,4] x, bool c) => (double[N,2] y) { a = MatMul(x, W1) r = If(c) <then_branch = t () => "
+         "(double[N,6] u) { k = MatMul(x, W3) u = Mul(k, g) }, else_branch = e () => (double[N,6] v) { v = "
+         "Mul(a, g) }> y = MatMul(r, W2) }",
+         weights={"W1": (4, 6), "W3": (4, 6), "W2": (6, 2), "g": np.array([1., 0, 2, 0, 1, 3])},
+         narrow=None),
+    Trap("bias absorbed across a body border",
+         "(double[N,4] x, bool c) => (double[N,2] y) { a = MatMul(x, W1) p = Add(a, b1) q = Relu(p) k = "
+         "MatMul(q, W3) r = If(c) <then_branch = t () => (double[N,6] u) { u = Add(k, b) }, else_branch = e () "
+         "=> (double[N,6] v) { v = Neg(q) }> y = MatMul(r, W2) }",
+         weights={"W1": (4, 6), "b1": np.array([1., 2, .5, .2, .1, .7]), "W3": (6, 6), "W2": (6, 2), "b": (6, )},
+         zero={"W1": s_[:, [0, 1]]},
+         narrow=None),
+    Trap("output of a body that others read",
+         "(double[N,4] x, bool c) => (double[N,2] y) { r, r2 = If(c) <then_branch = t () => (double[N,6] u, "
+         "double[N,6] u2) { k = MatMul(x, W3) u = Add(k, b) u2 = Mul(k, u) }, else_branch = e () => "
+         "(double[N,6] v, double[N,6] v2) { v = MatMul(x, W1) v2 = Mul(v, g) }> s = Add(r, r2) y = MatMul(s, "
+         "W2) }",
+         weights={"W1": (4, 6), "W3": (4, 6), "b": (6, ), "W2": (6, 2), "g": np.array([1., 0, 2, 0, 1, 3])},
+         zero={"W3": s_[:, [1, 3]]},
+         narrow=None),
+    Trap("gate after a body output",
+         "(double[N,4] x, bool c) => (double[N,2] y, double[N,2] z) { r, r2 = If(c) <then_branch = t () => "
+         "(double[N,6] u, double[N,6] u2) { u = MatMul(x, W3) u2 = Mul(u, g) }, else_branch = e () => "
+         "(double[N,6] v, double[N,6] v2) { v = MatMul(x, W1) v2 = Mul(v, g) }> y = MatMul(r, W2) z = "
+         "MatMul(r2, W4) }",
+         weights={"W1": (4, 6), "W3": (4, 6), "W2": (6, 2), "W4": (6, 2), "g": np.array([1., 0, 2, 0, 1, 3])},
+         zero={"W2": s_[[1, 3]]},
+         narrow=None),
+    Trap("reduce mean over a body axis",
+         "(double[3,4] x, double[5,3,4] q) => (double[3,1] y) { h = MatMul(x, W0) e = Scan<num_scan_inputs = "
+         "1, body = b (double[3,6] s, double[3,4] i) => (double[3,6] n) { p = MatMul(i, W) m = "
+         "ReduceMean<axes=[1]>(s) w = Add(p, m) n = Mul(w, g) }>(h, q) y = ReduceMean<axes=[1]>(e) }",
+         weights={"W0": (4, 6), "W": (4, 6), "g": np.array([1., 0, 2, 0, 1, 3])},
+         zero={"W0": s_[:, [1, 3]]},
+         narrow=None),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize("trap", BORDERS, ids=str)
+def test_across_the_border_of_a_body(trap: Trap) -> None:
+    trap.check()
