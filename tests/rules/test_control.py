@@ -328,8 +328,9 @@ BORDERS = [
          "{ n = Identity(s) q, o = GRU<hidden_size = 5>(i, W, R, B) }>(h0, x) f = Squeeze(a, one) z = "
          "MatMul(f, V) }",
          weights={"W": (1, 15, 3), "R": (1, 15, 5), "B": (1, 30), "V": (5, 2), "one": np.array([1])},
-         zero={"W": s_[:, [1, 3, 6, 8, 11, 13]], "R": s_[:, [1, 3, 6, 8, 11, 13]], "B": s_[:, [1, 3, 6, 8, 11, 13, 16, 18, 21, 23, 26, 28]]},
-         narrow={"W": (1, 9, 3), "R": (1, 9, 3), "B": (1, 18), "V": (3, 2)}),
+         zero={"W": s_[:, [1, 3, 6, 8, 11, 13]], "R": s_[:, [1, 3, 6, 8, 11, 13]], 
+               "B": s_[:, [1, 3, 6, 8, 11, 13, 16, 18, 21, 23, 26, 28]]},
+         narrow={"W": (1, 9, 3), "R": (1, 9, 3), "B": (1, 18), "V": (3, 2)}, extra=1),
     Trap("conv in if",
          "(double[N,3,4,4] x, bool c) => (double[N,2,4,4] y) { a = Conv(x, W1) r = If(c) <then_branch = t () "
          "=> (double[N,6,4,4] u) { k = Conv<pads=[1,1,1,1]>(a, W3) u = Add(k, a) }, else_branch = e () => "
