@@ -1,4 +1,4 @@
-"""Files in and out: load, check, save, fingerprint.
+"""Files in and out: load, check, save.
 
 Everything that can be wrong with a file is caught here, once, as an `InputError` of one line, so that the rest of the
 library may assume a sound model. Weights are never copied to be checked: the ONNX checker sees the graph with its large
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import math
 import os
 import shutil
@@ -27,7 +26,29 @@ import onnx_ir as ir
 
 from onnxdam import collector
 from onnxdam.errors import InputError, OnnxDamError
-from onnxdam.graph.window import Window
+from onnxdam.graph.identity import fingerprint
+from onnxdam.graph.traverse import graphs, tensors
+
+__all__ = [
+    "AnyModel",
+    "check",
+    "check_output",
+    "data_file",
+    "fingerprint",
+    "graphs",
+    "load",
+    "parse",
+    "read",
+    "save",
+    "skeleton",
+    "skeleton_of_proto",
+    "sources",
+    "staged",
+    "tensors",
+    "to_proto",
+    "unwritable",
+    "write",
+]
 
 AnyModel: TypeAlias = "str | os.PathLike[str] | onnx.ModelProto | ir.Model"
 
@@ -169,8 +190,9 @@ def _unpack(value: ir.Value) -> None:
     if len(raw) * 8 == _elements(proto) * dtype.bitwidth and dtype.bitwidth >= 8:
         content = np.frombuffer(raw, dtype.numpy().newbyteorder("<")).reshape(proto.dims)
         proto.ClearField("raw_data")
-        props = tensor.metadata_props
-        value.const_value = ir.Tensor(content, dtype, name=value.name, doc_string=proto.doc_string, metadata_props=props)
+        value.const_value = ir.Tensor(
+            content, dtype, name=value.name, doc_string=proto.doc_string, metadata_props=tensor.metadata_props
+        )
 
 
 def _set_map_types_aside(proto: onnx.ModelProto) -> dict[str, bytes]:
@@ -366,39 +388,6 @@ def _external_size(tensor: ir.ExternalTensor, where: str) -> int:
     return info.st_size
 
 
-def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    """Every stored tensor: initializers and attributes, of the graph, its subgraphs and the model's functions."""
-    for graph in graphs(model):
-        if isinstance(graph, ir.Graph):
-            for value in graph.initializers.values():
-                if value.const_value is not None:
-                    yield value.const_value
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.is_ref() or attribute.value is None:
-                    continue
-                if attribute.type == ir.AttributeType.TENSOR:
-                    yield attribute.value  # as_tensor() is 30 times slower: it checks a runtime protocol
-                elif attribute.type == ir.AttributeType.TENSORS:
-                    yield from attribute.value
-
-
-def graphs(model: ir.Model) -> Iterator[ir.Graph | ir.Function]:
-    """The main graph, the functions, and all their subgraphs, outermost first."""
-    todo: list[ir.Graph | ir.Function] = [*reversed(list(model.functions.values())), model.graph]
-    while todo:
-        graph = todo.pop()
-        yield graph
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.is_ref():
-                    continue
-                if attribute.type == ir.AttributeType.GRAPH:
-                    todo.append(attribute.value)
-                elif attribute.type == ir.AttributeType.GRAPHS:
-                    todo.extend(attribute.value)
-
-
 # ---------------------------------------------------------------------------------------------------------- save
 
 
@@ -537,76 +526,6 @@ def _inline(model: ir.Model) -> ir.Model:
 def _in_memory(tensor: ir.TensorProtocol | None) -> ir.Tensor:
     assert tensor is not None
     return ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=tensor.name)
-
-
-# --------------------------------------------------------------------------------------------------- fingerprint
-
-
-def fingerprint(model: ir.Model) -> str:
-    """Identifies a model by its graph and every byte of its weights, whatever file or object it came from.
-
-    The graph and tensors up to 64 KiB go through blake2b. Of a larger tensor, seen as a matrix of 64-bit words with
-    2048 columns, all row sums and all column sums do: that reads every byte at the speed of memory (about 6 ms per
-    100 MB) and tells any two masks of one network apart, but it is a checksum against mistakes, not against malice.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    digest, window = hashlib.blake2b(digest_size=16), Window()
-    for graph in graphs(model):
-        text = [f"graph {[str(v) for v in graph.inputs]} {[v.name for v in graph.outputs]}"]
-        held = list(graph.initializers.values()) if isinstance(graph, ir.Graph) else []
-        for node in graph:
-            names = [v.name if v is not None else "" for v in node.inputs], [v.name for v in node.outputs]
-            text.append(f"{node.domain}.{node.op_type}.{node.overload} {names}")
-            for name, attribute in sorted(node.attributes.items()):
-                text.append(f"{name} {attribute.type} {_attribute_text(attribute, window)}")
-        for value in sorted(held, key=lambda v: v.name or ""):
-            if value.const_value is not None:
-                text.append(f"{value.name} {_tensor_text(value.const_value, window)}")
-        digest.update("\n".join(text).encode())
-    window.close()
-    return digest.hexdigest()
-
-
-def _attribute_text(attribute: ir.Attr, window: Window) -> str:
-    if attribute.is_ref():
-        return f"= {attribute.ref_attr_name}"
-    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        return ""  # visited on its own
-    if attribute.type == ir.AttributeType.TENSOR:
-        return _tensor_text(attribute.value, window)
-    if attribute.type == ir.AttributeType.TENSORS:
-        return " ".join(_tensor_text(tensor, window) for tensor in attribute.value)
-    return repr(attribute.value)
-
-
-def _tensor_text(tensor: ir.TensorProtocol, window: Window) -> str:
-    array = window.read(tensor)
-    if array.dtype.kind in "OSU":
-        content = repr(array.tolist()).encode()
-        return f"{tensor.dtype} {array.shape} {hashlib.blake2b(content, digest_size=16).hexdigest()}"
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return f"{tensor.dtype} {array.shape} {_checksum(data)}"
-
-
-def _checksum(data: np.ndarray) -> str:
-    if data.size <= _WHOLE:
-        return hashlib.blake2b(data.data, digest_size=16).hexdigest()
-    digest = hashlib.blake2b(digest_size=16)
-    rows = data.size // (8 * _COLUMNS)
-    words = data[: rows * 8 * _COLUMNS].view(np.uint64).reshape(rows, _COLUMNS)
-    columns = np.zeros(_COLUMNS, np.uint64)
-    for first in range(0, rows, _ROWS):  # one block stays in the cache for both sums
-        block = words[first : first + _ROWS]
-        columns += np.add.reduce(block, axis=0)
-        digest.update(np.add.reduce(block, axis=1).tobytes())
-    digest.update(columns.tobytes())
-    digest.update(data[rows * 8 * _COLUMNS :].data)
-    return digest.hexdigest()
-
-
-_WHOLE, _COLUMNS, _ROWS = 2**16, 2048, 128
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxdam.errors import InputError
-from onnxdam.graph import io
+from onnxdam.graph import identity, io
 from onnxdam.graph.window import Window
 from tests.models import mlp, normal, parsed, saved
 
@@ -371,9 +371,9 @@ def test_fingerprint_tells_masks_of_a_large_weight_apart() -> None:
 
 def test_checksum_of_rows_swapped_in_whole_blocks() -> None:
     words = np.arange(4 * 2048, dtype=np.uint64).reshape(4, 2048)
-    one = io._checksum(words.reshape(-1).view(np.uint8))
-    assert one != io._checksum(words[[1, 0, 2, 3]].reshape(-1).view(np.uint8))
-    assert one != io._checksum(np.roll(words, 1, axis=1).reshape(-1).view(np.uint8))
+    one = identity._checksum(words.reshape(-1).view(np.uint8))
+    assert one != identity._checksum(words[[1, 0, 2, 3]].reshape(-1).view(np.uint8))
+    assert one != identity._checksum(np.roll(words, 1, axis=1).reshape(-1).view(np.uint8))
 
 
 def test_fingerprint_reads_subgraphs() -> None:
