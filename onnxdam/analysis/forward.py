@@ -24,7 +24,7 @@ from onnxdam.rules.faults import is_trusted
 logger = logging.getLogger(__name__)
 
 BIG = 4096  # bytes from which a tensor is hidden from shape inference
-SHARED = 1 << 16  # bytes up to which a weight that is read in several places may be sliced differently in each
+SHARED = 4096  # bytes up to which a weight that is read in several places may be sliced differently in each
 SMALL = 256  # bytes up to which a result is computed ahead of time even if that makes the file grow
 ATTEMPTS = 4  # how often a body is scanned until what is assumed of its inputs holds; nothing is, the last time
 Shapes = dict[str, onnx.TypeProto]

@@ -33,7 +33,9 @@ def record(need: Need, fingerprint: str, options: Mapping[str, Any]) -> Plan:
 
 
 def _narrowed(need: Need, t: Tensor) -> dict[int, tuple[int, ...]]:
-    axes = {}
+    axes: dict[int, tuple[int, ...]] = {}
+    if t.is_leaf and all(op.folded for op, _ in t.readers):
+        return axes  # only nodes that are computed ahead of time read it: no decision was taken
     for i, axis in enumerate(t.axes):
         if axis.n > 1:
             mask = need.kept(axis)

@@ -473,12 +473,19 @@ class Slim:
             values = const.value[:1]
             if t.axes[along].n > 1:
                 values = const.value[self.slots(t, along)]
-                if isinstance(t.shape[along], int):
+                alike = len(values) > 0 and bool((values == values[0]).all())
+                if isinstance(t.shape[along], int) and not (alike and self._has_extent(op, t, along)):
                     shape[along] = len(values)
                 else:
                     values = values[:1]
             self._filled.add(op)
             self.set_sliced(op, index, values.astype(t.dtype).reshape(shape))
+
+    def _has_extent(self, op: Op, t: Tensor, axis: int) -> bool:
+        """Whether another operand that runs gives the result its extent where `t` has this axis."""
+        back = axis - t.rank
+        others = [o for o in op.ins if o is not None and o in self.need.alive and o.rank >= -back]
+        return any(o.axes[back].root is t.axes[axis].root for o in others)
 
     def skip_neutral(self, op: Op, neutral: float, *, right_only: bool) -> None:
         """Skips a node with two operands one of which changes nothing."""
