@@ -26,10 +26,9 @@ import onnx
 
 from tests.property.graphs import case_of_seed
 from tests.property.oracle import Mismatch
-from tests.property.properties import check_slim, describe, finite, rounds_until_stable  # noqa: E402
+from tests.property.properties import check_slim, describe, finite, rounds_until_stable
 from tests.property.reduce import failure, reduce_case, signature_of
 from tests.property.subject import slim
-
 
 Job = tuple[int, str | None, int, bool]
 ROUNDS = 3

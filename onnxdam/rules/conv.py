@@ -1,9 +1,9 @@
 """Convolutions: y[n, o, ...] = b[o] + sum over k and taps of x[n, k, ...] * w[o, k, taps].
 
-    Conv            w has shape (o, k / group, taps...)
-    ConvTranspose   w has shape (k, o / group, taps...)
-    depthwise       one input slot a group: slot o of y reads only slot o of x, so x, w and y share the axis
-    grouped         blocks: each block of x feeds one block of y; what stays is balanced over the blocks
+Conv            w has shape (o, k / group, taps...)
+ConvTranspose   w has shape (k, o / group, taps...)
+depthwise       one input slot a group: slot o of y reads only slot o of x, so x, w and y share the axis
+grouped         blocks: each block of x feeds one block of y; what stays is balanced over the blocks
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Conv(Rule):
 
     def shapes(self, op: Op) -> None:
         x, y, w = op.x, op.y, op.tensor(1)
-        if w is not None and not w.opaque and x.opaque:  # behind an operator that nobody knows the weight tells the rank
+        if (
+            w is not None and not w.opaque and x.opaque
+        ):  # behind an operator that nobody knows the weight tells the rank
             unknown_shape(x, w.rank)
             size = w.shape[0] if self.transposed else w.shape[1]
             if isinstance(size, int):
@@ -87,7 +89,9 @@ class Conv(Rule):
             yield from same(x.axes[1], y.axes[1])
             yield from same(w.axes[0], y.axes[1])
         elif not w.is_leaf and (self.transposed or integer_weight(op) is None):
-            yield from (Pinned(a, "blocks of weights computed at run time") for a in (x.axes[1], y.axes[1], *w.axes[:2]))
+            yield from (
+                Pinned(a, "blocks of weights computed at run time") for a in (x.axes[1], y.axes[1], *w.axes[:2])
+            )
         else:
             yield Same(w.axes[0], x.axes[1] if self.transposed else y.axes[1])
             if w.axes[1].n > 1:
@@ -165,6 +169,8 @@ class Conv(Rule):
         x, group = op.x, self.group(op)
         w = op.tensor(1)
         assert w is not None
+        if x.opaque or op.y.opaque:
+            return
         if group > 1:
             self._rewrite_groups(op, slim, group)
             return

@@ -255,6 +255,8 @@ class Linear(Rule):
         certain = np.isfinite(result)
         mask[picks[certain]] = True
         value[picks[certain]] = result[certain]
+        if y.dtype is not None and y.dtype.kind == "f":  # as the node rounds it
+            value = value.astype(y.dtype).astype(np.float64)
         y.set_const(axis, mask, value)
 
 

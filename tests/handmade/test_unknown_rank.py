@@ -30,6 +30,7 @@ USES = [
     "v = Expand(u, ones4)",
     "v = Pad(u, pads)",
     "v = Conv(u, K, k)",
+    "v = Conv<group=2>(u, K2, k)",
     "v = ConvTranspose(u, K, k)",
     "v = BatchNormalization(u, k, k, k, one4)",
     "v = InstanceNormalization(u, k, k)",
@@ -62,7 +63,7 @@ RNG = np.random.default_rng(0)
 CONSTANTS = {
     "i0": [0], "i1": [1], "halves": [2, 2], "ones4": [1, 1, 1, 1], "pads": [0] * 8, "flat": [0, -1], "minus": [-1], "axis1": 1,
     "zeros4": np.zeros((2, 1, 3, 3), np.int64), "slope4": RNG.normal(size=(2, 1, 3, 3)), "scales": np.ones(4, np.float32),
-    "K": RNG.normal(size=(4, 4, 1, 1)), "k": [0.0, 1, 0, 2], "one4": [1.0, 1, 1, 1], "slope": RNG.normal(size=(4, 1, 1)),
+    "K": RNG.normal(size=(4, 4, 1, 1)), "k": [0.0, 1, 0, 2], "K2": RNG.normal(size=(4, 2, 1, 1)), "one4": [1.0, 1, 1, 1], "slope": RNG.normal(size=(4, 1, 1)),
     "t": True, "zero": 0.0, "M": RNG.normal(size=(3, 3)), "m3": [0.0, 1, 1],
 }  # fmt: skip
 HEAD = '<ir_version: 8, opset_import: ["": 17]> trap (double[2,36] x, int64[r] s) => (double[n] z, double[2,5] y) '
