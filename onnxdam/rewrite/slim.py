@@ -42,7 +42,7 @@ class Slim:
         self.need = need
         self.model = network.model
         self.gates = find_gates(need)
-        self._full: dict[tuple[Op, int], tuple[Array, Likes]] = {}
+        self._full: dict[Op, dict[int, tuple[Array, Likes]]] = {}
         self._filled: set[Op] = set()
         self._sliced: dict[tuple[ir.Value | None, tuple[bytes | None, ...]], ir.Value] = {}
         self._computed: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
@@ -198,8 +198,8 @@ class Slim:
     # -- inputs ------------------------------------------------------------------------------------------------------
     def full_known(self, op: Op, index: int) -> Array:
         """Content of a known input as rewritten so far, at full width."""
-        if (op, index) in self._full:
-            return self._full[op, index][0]
+        if index in self._full.get(op, ()):
+            return self._full[op][index][0]
         content = op.known(index)
         assert content is not None
         return content
@@ -212,8 +212,8 @@ class Slim:
 
     def _content(self, op: Op, index: int) -> tuple[Array | None, Likes]:
         """Content of an input as rewritten so far, and what each of its axes is narrowed like."""
-        if (op, index) in self._full:
-            return self._full[op, index]
+        if index in self._full.get(op, ()):
+            return self._full[op][index]
         t = op.tensor(index)
         return (None, []) if t is None else (t.known, [(t, i) for i in range(t.rank)])
 
@@ -233,11 +233,11 @@ class Slim:
         axes: Likes = [(old, i) for i in range(old.rank)] if old is not None else [like]
         if old is not None and old.shape != content.shape:
             axes = [like if content.ndim == 1 or i == content.ndim - 1 else None for i in range(content.ndim)]
-        self._full[op, index] = (content, axes)
+        self._full.setdefault(op, {})[index] = (content, axes)
 
     def set_sliced(self, op: Op, index: int, content: Array) -> None:
         """Replaces an input by `content`, which has its final width."""
-        self._full[op, index] = (content, [None] * content.ndim)
+        self._full.setdefault(op, {})[index] = (content, [None] * content.ndim)
 
     def finish(self, op: Op) -> None:
         """Writes the inputs of a node that was rewritten already and is rewritten again."""
@@ -245,16 +245,14 @@ class Slim:
 
     def _slice_weights(self, op: Op) -> None:
         for index, tensor in enumerate(op.ins):
-            if (op, index) in self._full or tensor is None or not tensor.is_leaf:
+            if index in self._full.get(op, ()) or tensor is None or not tensor.is_leaf:
                 continue
             if self.narrowed(tensor) or self._is_stale(tensor) or (self.simplify and _is_computed(tensor)):
                 op.node.replace_input_with(index, self._narrow(tensor))
-        for (owner, index), (content, axes) in list(self._full.items()):
-            if owner is op:
-                content = self._cut(content, axes)
-                old = op.tensor(index)
-                name = (old.value.name if old is not None and old.value is not None else None) or f"{op.y.name}.{index}"
-                self._put(op, index, self.initializer(name, content))
+        for index, (content, axes) in self._full.get(op, {}).items():
+            old = op.tensor(index)
+            name = (old.value.name if old is not None and old.value is not None else None) or f"{op.y.name}.{index}"
+            self._put(op, index, self.initializer(name, self._cut(content, axes)))
 
     def _is_stale(self, t: Tensor) -> bool:
         """Whether what the graph computes for a known tensor would change, as a size that it is made of is narrowed."""
@@ -389,7 +387,7 @@ class Slim:
     def skip(self, op: Op, index: int, output: int = 0) -> None:
         """The node changes nothing any more: its readers read input `index` instead."""
         t = op.tensor(index)
-        if t is not None and t.is_leaf and (op, index) not in self._full and self.narrowed(t):
+        if t is not None and t.is_leaf and index not in self._full.get(op, ()) and self.narrowed(t):
             op.node.replace_input_with(index, self._narrow(t))
         source, target = op.node.inputs[index], op.node.outputs[output]
         assert source is not None
@@ -422,8 +420,7 @@ class Slim:
 
     def _forget(self, op: Op) -> None:
         """The node becomes another: what was decided about its inputs does not hold any more."""
-        for key in [key for key in self._full if key[0] is op]:
-            del self._full[key]
+        self._full.pop(op, None)
         op.ins = []
 
     def insert_before(self, op: Op, kind: str, inputs: Iterable[ir.Value], name: str, like: ir.Value) -> ir.Value:
@@ -501,7 +498,7 @@ class Slim:
                 return
 
     def _is_filled_with(self, op: Op, index: int, t: Tensor, number: float) -> bool:
-        if (op, index) not in self._full and not t.is_leaf:
+        if index not in self._full.get(op, ()) and not t.is_leaf:
             return False
         content = self.final_known(op, index)
         return bool(content.size and (content == number).all())
