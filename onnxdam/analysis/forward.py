@@ -126,7 +126,7 @@ class Network:
             return t
         mine = Tensor(f"{t.name}@{scope}{node.name or node.outputs[0].name}", t.value, t.shape, t.dtype)
         mine.provide(lambda: t.content)
-        mine.entries, mine.is_leaf, mine.pinned = t.entries, True, t.pinned
+        mine.entries, mine.is_leaf, mine.pinned, mine.maker = t.entries, True, t.pinned, t.maker
         self.tensors[id(mine)] = mine
         return mine
 
