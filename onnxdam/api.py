@@ -134,7 +134,12 @@ def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, 
         raise InputError(f"threshold: {options.threshold} is negative")
     network = Network(source, options.threshold)
     need = Need(network, align=multiple, protect=_protected(network, options.protect))
-    asked = {"threshold": options.threshold, "align": multiple, "protect": list(options.protect), "simplify": options.simplify}
+    asked = {
+        "threshold": options.threshold,
+        "align": multiple,
+        "protect": list(options.protect),
+        "simplify": options.simplify,
+    }
     return need, record(need, fingerprint, asked)
 
 

@@ -85,7 +85,7 @@ class Reasons:
             text += f"; it begins at {where}: {last.reason}"
         return text
 
-    # -- what stayed although it is masked -------------------------------------------------------------------------------
+    # -- what stayed although it is masked -----------------------------------------------------------------------------
     def refusals(self) -> list[Refusal]:
         """Constant slots that stay, each named once, where it becomes constant; one entry a reason."""
         found: dict[tuple[str, int, str], list[int]] = {}

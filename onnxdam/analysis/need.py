@@ -330,7 +330,9 @@ class Need:
                         self._carrier(op, r.x, r.x.tensor.const(r.x.index), self._contract_reads(r), 0, r.x.n)
                     if _carries(r):
                         self._carrier(op, r.x, r.x.tensor.pattern(r.x.index), self._contract_reads(r), 0, r.x.n)
-                elif isinstance(r, Blocks) and r.absorb == "carrier" and r.x.tensor is not None and r.x.tensor.any_const:
+                elif (
+                    isinstance(r, Blocks) and r.absorb == "carrier" and r.x.tensor is not None and r.x.tensor.any_const
+                ):
                     per = r.x.n // r.blocks
                     reads = self._block_reads(r)
                     for b in range(r.blocks):
@@ -432,8 +434,11 @@ class Need:
                 continue
             mask = np.zeros(target.n, bool)
             mask[t_index[self.kept(source)[s_index]]] = True
-            self.keep(target, mask, Event(target, mask, c.op, "corresponds", source,
-                                          lambda slot, s=s_index, t=t_index: s[t == slot]))  # type: ignore[misc]
+
+            def back(slot: int, s: Array = s_index, t: Array = t_index) -> Array:
+                return np.asarray(s[t == slot])
+
+            self.keep(target, mask, Event(target, mask, c.op, "corresponds", source, back))
 
     def _fire_follows(self, c: Constraint) -> None:
         r = c.relation
@@ -449,14 +454,20 @@ class Need:
         merged = self.kept(r.merged).reshape(sizes)
         for i, factor in enumerate(r.factors):
             mask = any_along(merged, *(j for j in range(len(sizes)) if j != i))
-            self.keep(factor, mask, Event(factor, mask, c.op, "a slot of the merged axis needs it", r.merged,
-                                          lambda slot, i=i: np.flatnonzero(np.unravel_index(np.arange(r.merged.n), sizes)[i] == slot)))  # type: ignore[misc]
+
+            def back(slot: int, i: int = i) -> Array:
+                return np.flatnonzero(np.unravel_index(np.arange(r.merged.n), sizes)[i] == slot)
+
+            self.keep(factor, mask, Event(factor, mask, c.op, "a slot of the merged axis needs it", r.merged, back))
         whole = self.kept(r.factors[0])
         for factor in r.factors[1:]:
             whole = np.logical_and.outer(whole, self.kept(factor))
         mask = whole.reshape(-1)
-        self.keep(r.merged, mask, Event(r.merged, mask, c.op, "the merged axis is a product", r.factors[0],
-                                        lambda slot: np.array([np.unravel_index(slot, sizes)[0]])))
+
+        def first(slot: int) -> Array:
+            return np.array([np.unravel_index(slot, sizes)[0]])
+
+        self.keep(r.merged, mask, Event(r.merged, mask, c.op, "the merged axis is a product", r.factors[0], first))
 
     def _fire_pinned(self, c: Constraint) -> None:
         r = c.relation
@@ -481,9 +492,11 @@ class Need:
         rows = r.weight.axes[r.rows]
         back = None
         if r.weight.is_known and r.rows != r.axis:
+
             def back(slot: int, r: Contract = r) -> Array:
                 plane = np.moveaxis(_significant(r), (r.rows, r.axis), (0, 1))[:, slot]
                 return np.flatnonzero(plane.reshape(len(plane), -1).any(1))
+
         self.keep(r.x, mask, Event(r.x, mask, c.op, "is read with a weight other than zero", rows, back))
 
     def _contract_reads(self, r: Contract) -> Callable[[Mask], Mask]:
@@ -504,8 +517,18 @@ class Need:
         if wanted.any():
             mask = self._block_reads(r)(wanted)
             per_x, per_y = r.x.n // r.blocks, r.out.n // r.blocks
-            self.keep(r.x, mask, Event(r.x, mask, c.op, "is read with a weight other than zero", r.out,
-                                       lambda slot: np.arange(per_y) + slot // per_x * per_y))
+            self.keep(
+                r.x,
+                mask,
+                Event(
+                    r.x,
+                    mask,
+                    c.op,
+                    "is read with a weight other than zero",
+                    r.out,
+                    lambda slot: np.arange(per_y) + slot // per_x * per_y,
+                ),
+            )
 
     def _block_reads(self, r: Blocks) -> Callable[[Mask], Mask]:
         def reads(slots: Mask) -> Mask:
@@ -526,8 +549,18 @@ class Need:
         assert isinstance(r, Packed)
         mask = any_along(self.kept(r.units).reshape(r.blocks.n, -1), 1)
         per = r.units.n // r.blocks.n
-        self.keep(r.blocks, mask, Event(r.blocks, mask, c.op, "one of its slots stays", r.units,
-                                        lambda slot: np.arange(slot * per, (slot + 1) * per)))
+        self.keep(
+            r.blocks,
+            mask,
+            Event(
+                r.blocks,
+                mask,
+                c.op,
+                "one of its slots stays",
+                r.units,
+                lambda slot: np.arange(slot * per, (slot + 1) * per),
+            ),
+        )
 
     def _fire_nothing(self, c: Constraint) -> None:
         """Balanced and Blocked act only when the rest is done."""

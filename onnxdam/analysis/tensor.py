@@ -76,8 +76,11 @@ def at_most(a: Size, b: Size) -> bool:
         return True
     if not isinstance(a, Sym) or not isinstance(b, Sym):
         return False
-    return a.coefficient == 1 and len(a.names) == 1 and a.names[0].startswith(
-        f"min({b.coefficient}{'*'.join(('', *b.names))},")
+    return (
+        a.coefficient == 1
+        and len(a.names) == 1
+        and a.names[0].startswith(f"min({b.coefficient}{'*'.join(('', *b.names))},")
+    )
 
 
 class Axis:
@@ -87,7 +90,7 @@ class Axis:
     lists the factors). An axis of one slot carries no decision: it stays as long as its tensor does.
     """
 
-    __slots__ = ("tensor", "index", "n", "layout", "_parent")
+    __slots__ = ("_parent", "index", "layout", "n", "tensor")
 
     def __init__(self, tensor: Tensor | None, index: int, size: Size, layout: tuple[Size, ...] | None = None) -> None:
         self.tensor = tensor
@@ -133,9 +136,24 @@ class Tensor:
     """One value: what the analysis knows of it before any decision is taken."""
 
     __slots__ = (
-        "name", "value", "shape", "dtype", "axes", "opaque", "entries", "lower", "is_leaf", "pinned", "maker",
+        "_const",
+        "_keep",
+        "_known",
+        "_load",
+        "_pattern",
+        "axes",
+        "dtype",
+        "entries",
+        "is_leaf",
+        "joint",
+        "lower",
+        "maker",
+        "name",
+        "opaque",
+        "pinned",
         "readers",
-        "_load", "_keep", "_known", "_const", "_pattern", "joint",
+        "shape",
+        "value",
     )  # fmt: skip
 
     def __init__(self, name: str, value: ir.Value | None, shape: Sequence[Size] | None, dtype: np.dtype | None) -> None:

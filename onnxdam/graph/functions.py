@@ -69,9 +69,11 @@ def _unchanged(domain: str, operator: str, one: int, other: int) -> bool:
 def _separate(function: ir.Function, prefix: str) -> None:
     """Gives every value of the function a name that is nowhere else, and every output a node of its own."""
     for graph in _nested(function.graph):
-        values = [*graph.inputs, *(v for node in graph for v in node.outputs)] if graph is not function.graph else [
-            v for node in graph for v in node.outputs
-        ]
+        values = (
+            [*graph.inputs, *(v for node in graph for v in node.outputs)]
+            if graph is not function.graph
+            else [v for node in graph for v in node.outputs]
+        )
         for value in values:
             if value.name:
                 value.name = prefix + value.name

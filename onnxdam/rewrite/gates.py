@@ -20,7 +20,7 @@ Scale = tuple[int, Array]  # axis of an input, one factor per slot of that axis
 
 @dataclass
 class Gates:
-    """What is to be done: nodes that go (with the input that stays), inputs that are scaled, biases that are shifted."""
+    """What is to be done: nodes that go (with the input that stays), inputs to scale, biases to shift."""
 
     gone: dict[Op, int] = field(default_factory=dict)
     scales: dict[tuple[Op, int], list[Scale]] = field(default_factory=dict)

@@ -123,4 +123,6 @@ def _says(entry: Any, size: Size, i: int, source: Sequence[Size] | None) -> bool
 
 
 def _equal(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and all(x is not None and x == y for x, y in zip(a.reshape(-1), b.reshape(-1), strict=True))
+    return a.shape == b.shape and all(
+        x is not None and x == y for x, y in zip(a.reshape(-1), b.reshape(-1), strict=True)
+    )

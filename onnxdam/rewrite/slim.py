@@ -57,7 +57,12 @@ class Slim:
     def has_work(self) -> bool:
         """Whether anything leaves: slots of what runs or of what it reads, or a weight that nobody reads."""
         need = self.need
-        read = {t for op in need.running for t in (*op.ins, *(t for b in op.bodies.values() for t in b.outs)) if t and t.is_leaf}
+        read = {
+            t
+            for op in need.running
+            for t in (*op.ins, *(t for b in op.bodies.values() for t in b.outs))
+            if t and t.is_leaf
+        }
         if any(self.narrowed(t) for t in (*need.alive, *read)):
             return True
         made = {*read, *self.network.outputs}
@@ -295,10 +300,15 @@ class Slim:
             if source is not None and source.nbytes >= LAZY:
                 fresh = self.fresh(f"{name}_slim")
                 tensor: ir.TensorProtocol = ir.LazyTensor(
-                    lambda: ir.Tensor(cut(), dtype=dtype, name=fresh), dtype=dtype, shape=ir.Shape(int(n) for n in shape if isinstance(n, int)), name=fresh
+                    lambda: ir.Tensor(cut(), dtype=dtype, name=fresh),
+                    dtype=dtype,
+                    shape=ir.Shape(int(n) for n in shape if isinstance(n, int)),
+                    name=fresh,
                 )
                 self._sliced[key] = self._register(name, tensor)
-            elif t.maker is not None and t.maker.ins:  # computed ahead of time, perhaps from the same weights elsewhere too
+            elif (
+                t.maker is not None and t.maker.ins
+            ):  # computed ahead of time, perhaps from the same weights elsewhere too
                 content = cut()
                 same = (dtype, content.shape, content.tobytes())
                 if same not in self._computed:
@@ -391,10 +401,9 @@ class Slim:
             op.node.replace_input_with(index, self._narrow(t))
         source, target = op.node.inputs[index], op.node.outputs[output]
         assert source is not None
-        if target.is_graph_output():
-            if not self._rename(source, target):
-                self.set_identity(op, index)
-                return
+        if target.is_graph_output() and not self._rename(source, target):
+            self.set_identity(op, index)
+            return
         target.replace_all_uses_with(source, replace_graph_outputs=True)
 
     def _rename(self, source: ir.Value, target: ir.Value) -> bool:
@@ -503,7 +512,7 @@ class Slim:
         content = self.final_known(op, index)
         return bool(content.size and (content == number).all())
 
-    # -- written-down sizes ----------------------------------------------------------------------------------------------
+    # -- written-down sizes --------------------------------------------------------------------------------------------
     def write_sizes(self, op: Op, index: int, sizes: Sequence[Size], source: Sequence[Size] | None = None) -> None:
         """Writes the extents of the output into the input that holds them.
 
@@ -514,7 +523,10 @@ class Slim:
         known = op.known(index)
         if known is not None:
             old = known.reshape(-1).tolist()
-            dims = [o if (o in (0, -1) and source is not None and isinstance(s, Sym)) else s for o, s in zip(old, sizes, strict=True)]
+            dims = [
+                o if (o in (0, -1) and source is not None and isinstance(s, Sym)) else s
+                for o, s in zip(old, sizes, strict=True)
+            ]
             if source is None:
                 dims = [o if o == 1 and not isinstance(s, int) else s for o, s in zip(old, sizes, strict=True)]
             written = [o if isinstance(d, Sym) else d for o, d in zip(old, dims, strict=True)]
@@ -548,7 +560,11 @@ class Slim:
         for i, number in numbers.items():
             mask[i], new[i] = True, number
         value = self.insert_before(
-            op, "Where", [self.initializer("sizes_known", mask), self.initializer("sizes", new), old], f"{old.name}_slim", old
+            op,
+            "Where",
+            [self.initializer("sizes_known", mask), self.initializer("sizes", new), old],
+            f"{old.name}_slim",
+            old,
         )
         op.node.replace_input_with(index, value)
 
@@ -567,7 +583,9 @@ class Slim:
                 values[i] = self.initializer("sizes", np.array([numbers[k] for k in inside], np.int64))
             elif any(k in numbers for k in inside):
                 return None
-        fresh = ir.Node("", "Concat", values, [ir.AttrInt64("axis", 0)], num_outputs=1, name=self.fresh(f"{node.name}_slim"))
+        fresh = ir.Node(
+            "", "Concat", values, [ir.AttrInt64("axis", 0)], num_outputs=1, name=self.fresh(f"{node.name}_slim")
+        )
         node.graph.insert_after(node, fresh)
         fresh.outputs[0].name, fresh.outputs[0].type = self.fresh(f"{old.name}_slim"), old.type
         self._patched[key] = fresh.outputs[0]
@@ -581,7 +599,9 @@ class Slim:
         mask, new = np.zeros(length, bool), np.zeros(length, np.int64)
         for i, number in numbers.items():
             mask[i], new[i] = True, number
-        node = ir.Node("", "Where", [self.initializer("sizes_known", mask), self.initializer("sizes", new), y], num_outputs=1)
+        node = ir.Node(
+            "", "Where", [self.initializer("sizes_known", mask), self.initializer("sizes", new), y], num_outputs=1
+        )
         node.name = self.fresh(f"{op.node.name or 'Shape'}_original")
         node.outputs[0].name, node.outputs[0].type = self.fresh(f"{y.name}_original"), y.type
         op.node.graph.insert_after(op.node, node)
@@ -609,9 +629,9 @@ class Slim:
             return
         sizes = self.shape(t)
         if len(value.shape) == len(sizes):
-            value.shape = ir.Shape([
-                new if isinstance(new, int) else old for new, old in zip(sizes, value.shape, strict=True)
-            ])
+            value.shape = ir.Shape(
+                [new if isinstance(new, int) else old for new, old in zip(sizes, value.shape, strict=True)]
+            )
 
 
 def _plain_sizes(sizes: Sequence[Size], source: Sequence[Size]) -> list[int] | None:

@@ -65,8 +65,11 @@ def _merged(op: Op, t: Tensor, directions: int, units: int) -> int | None:
     if op.y.opaque:
         return None
     for r in regroup(t, op.y):
-        if isinstance(r, Product) and r.merged.tensor is op.y and len(r.factors) == 2 and all(
-            factor is t.axes[axis] for factor, axis in zip(r.factors, (directions, units), strict=True)
+        if (
+            isinstance(r, Product)
+            and r.merged.tensor is op.y
+            and len(r.factors) == 2
+            and all(factor is t.axes[axis] for factor, axis in zip(r.factors, (directions, units), strict=True))
         ):
             return r.merged.index
     return None

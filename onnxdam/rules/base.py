@@ -155,7 +155,7 @@ class Body:
 class Op:
     """A node as a rule sees it: tensors instead of values, attributes as Python numbers."""
 
-    __slots__ = ("node", "ins", "outs", "rule", "version", "scope", "bodies", "folded")
+    __slots__ = ("bodies", "folded", "ins", "node", "outs", "rule", "scope", "version")
 
     def __init__(
         self, node: ir.Node, ins: list[Tensor | None], outs: list[Tensor], rule: Rule, version: int, scope: str
@@ -223,7 +223,12 @@ class Op:
         tensor = self.tensor(index)
         if tensor is None:
             return None
-        if tensor.entries is None and tensor.is_known and tensor.content.size <= 64 and tensor.content.dtype.kind in "iub":
+        if (
+            tensor.entries is None
+            and tensor.is_known
+            and tensor.content.size <= 64
+            and tensor.content.dtype.kind in "iub"
+        ):
             tensor.entries = tensor.content.astype(object)
         return tensor.entries
 
@@ -266,6 +271,10 @@ class Rule:
     #: what the report says when the rule pins an axis
     note: str = "no rule for this operator"
 
+    def axis(self, op: Op) -> int:
+        """The axis that a node works along, where it has one (the one that pieces are joined on)."""
+        raise NotImplementedError(op.kind)
+
     def evaluate(self, op: Op, *arrays: Array) -> Array | None:
         """The first output from the content of the inputs, where that is a plain view or cheap; None: the ONNX
         reference implementation computes it."""
@@ -301,7 +310,7 @@ class Rule:
         return ()
 
     def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
-        """Which inputs to scale, along which of their axes, so that the output is scaled along `axis`; None: impossible.
+        """Which inputs to scale, along which axes of theirs, to scale the output along `axis`; None: impossible.
 
         Args:
             positive: no factor is negative.

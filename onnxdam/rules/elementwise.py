@@ -234,7 +234,7 @@ class Dropout(Parametric):
     """The identity at inference; the optional second output is a mask of the same shape."""
 
     def relations(self, op: Op) -> Iterator[Relation]:
-        if op.known(2) is not None and bool(op.known(2)) or (op.has(2) and op.known(2) is None):
+        if (op.known(2) is not None and bool(op.known(2))) or (op.has(2) and op.known(2) is None):
             yield from pin_all(op, "training mode")
         else:
             yield from super().relations(op)
@@ -509,6 +509,6 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "GreaterOrEqual"): _compare(np.greater_equal),
     ("", "Less"): _compare(np.less),
     ("", "LessOrEqual"): _compare(np.less_equal),
-    ("", "Where"): Elementwise(lambda op, c, a, b: np.where(c != 0, a, b)),
+    ("", "Where"): Elementwise(lambda op, c, a, b: np.asarray(np.where(c != 0, a, b))),
     **{("", name): Elementwise(None) for name in ("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot")},
 }

@@ -1,4 +1,4 @@
-"""Multiply-accumulates (MACs) of a node, from the shapes of its operands: one formula per operator that sums products."""
+"""Multiply-accumulates (MACs) of a node, from the shapes of its operands: a formula per operator that sums products."""
 
 from __future__ import annotations
 

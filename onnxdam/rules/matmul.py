@@ -1,7 +1,7 @@
 """Matrix products.
 
-    MatMul   y[.., m, n] = sum over k of a[.., m, k] * b[.., k, n]      batch axes broadcast
-    Gemm     y[m, n] = alpha * sum over k of a'[m, k] * b'[k, n] + beta * c[m, n]
+MatMul   y[.., m, n] = sum over k of a[.., m, k] * b[.., k, n]      batch axes broadcast
+Gemm     y[m, n] = alpha * sum over k of a'[m, k] * b'[k, n] + beta * c[m, n]
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
 
 
-def contraction(a: Tensor, ka: int, b: Tensor, kb: int, rows_a: int, rows_b: int, absorb: str | None) -> Iterator[Relation]:
+def contraction(
+    a: Tensor, ka: int, b: Tensor, kb: int, rows_a: int, rows_b: int, absorb: str | None
+) -> Iterator[Relation]:
     """Slots of a and b are multiplied and summed; whichever is known decides which of the other are read."""
     yield from same(a.axes[ka], b.axes[kb])
     if a.axes[ka].n != b.axes[kb].n or a.axes[ka].n == 1:
@@ -70,7 +72,9 @@ class MatMul(Rule):
         if a.opaque or b.opaque or y.opaque or not a.rank or not b.rank:
             yield from pin_all(op, "unknown rank")
             return
-        yield from contraction(a, -1, b, -2 if b.rank > 1 else 0, -2 if a.rank > 1 else 0, -1 if b.rank > 1 else 0, self.absorb(op))
+        yield from contraction(
+            a, -1, b, -2 if b.rank > 1 else 0, -2 if a.rank > 1 else 0, -1 if b.rank > 1 else 0, self.absorb(op)
+        )
         if a.rank > 1:
             yield from same(a.axes[-2], y.axes[-2 if b.rank > 1 else -1])
         if b.rank > 1:
@@ -105,7 +109,13 @@ class MatMul(Rule):
         if reader is None or reader.kind != "Add":
             return None
         for i, t in enumerate(reader.ins):
-            if t is not None and t.is_leaf and t.rank >= 1 and t.shape[-1] == op.y.shape[-1] and t.content.size == t.shape[-1]:
+            if (
+                t is not None
+                and t.is_leaf
+                and t.rank >= 1
+                and t.shape[-1] == op.y.shape[-1]
+                and t.content.size == t.shape[-1]
+            ):
                 return reader, i
         return None
 

@@ -116,7 +116,11 @@ class Slice(Rule):
             return size
         if isinstance(end, Sym) and isinstance(size, int):
             return capped(end, size)
-        return capped(size, int(end)) if isinstance(end, (int, np.integer)) and end >= 0 and isinstance(size, Sym) else None
+        return (
+            capped(size, int(end))
+            if isinstance(end, (int, np.integer)) and end >= 0 and isinstance(size, Sym)
+            else None
+        )
 
     def constants(self, op: Op) -> None:
         x, y = op.x, op.y

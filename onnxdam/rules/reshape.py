@@ -42,7 +42,8 @@ def divide(a: Size, b: Size) -> Size | None:
 
 def _match(ins: list[Size], outs: list[Size]) -> list[tuple[int, int]]:
     """How many axes on each side make up each group, from the left, as far as it is certain."""
-    found, i, j = [], 0, 0
+    found: list[tuple[int, int]] = []
+    i, j = 0, 0
     while i < len(ins) and j < len(outs):
         p, q = i + 1, j + 1
         a, b = ins[i], outs[j]
@@ -242,7 +243,7 @@ class Regroup(Rule):
 
     def entries(self, op: Op) -> None:
         if op.x.entries is not None and not op.y.opaque and all(isinstance(s, int) for s in op.y.shape):
-            op.y.set_entries(op.x.entries.reshape(op.y.shape))
+            op.y.set_entries(op.x.entries.reshape([s for s in op.y.shape if isinstance(s, int)]))
 
     def relations(self, op: Op) -> Iterator[Relation]:
         if op.x.opaque or op.y.opaque:
@@ -341,12 +342,13 @@ class Squeeze(Regroup):
         drop = {a % op.x.rank for a in axes}
         return [s for i, s in enumerate(op.x.shape) if i not in drop]
 
-
     def rewrite(self, op: Op, slim: Slim) -> None:
         x = op.x
         if op.kind != "Squeeze" or op.has(1) or "axes" in op.node.attributes or x.opaque or not slim.narrowed(x):
             return
-        ones = [i for i, size in enumerate(x.shape) if size == 1]  # without axes, it would take what is narrowed to 1, too
+        ones = [
+            i for i, size in enumerate(x.shape) if size == 1
+        ]  # without axes, it would take what is narrowed to 1, too
         if op.version < 13:
             slim.set_attr(op, "axes", ones)
         else:

@@ -1,8 +1,8 @@
 """Operators that sample or rearrange positions; channels and batches correspond.
 
-    Resize, Upsample     an axis of scale 1 corresponds; the size of a narrowed one is written down again
-    GridSample           each channel is sampled alike
-    CenterCropPad        the axes it names stay
+Resize, Upsample     an axis of scale 1 corresponds; the size of a narrowed one is written down again
+GridSample           each channel is sampled alike
+CenterCropPad        the axes it names stay
 """
 
 from __future__ import annotations

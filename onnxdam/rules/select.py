@@ -1,9 +1,9 @@
 """Operators that pick, place, count or sort along some axes. Those stay; the others correspond.
 
-    ArgMax, TopK, CumSum, Trilu, Compress, ReverseSequence, Det, DFT      the axes they work on stay
-    GatherElements, GatherND, ScatterElements, ScatterND, TensorScatter   indexed axes stay
-    OneHot                                                                the new axis stays
-    NonZero, Unique, random numbers, strings, sequences, optionals        nothing may go
+ArgMax, TopK, CumSum, Trilu, Compress, ReverseSequence, Det, DFT      the axes they work on stay
+GatherElements, GatherND, ScatterElements, ScatterND, TensorScatter   indexed axes stay
+OneHot                                                                the new axis stays
+NonZero, Unique, random numbers, strings, sequences, optionals        nothing may go
 """
 
 from __future__ import annotations

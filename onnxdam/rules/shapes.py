@@ -27,7 +27,12 @@ class Constant(Rule):
         attributes = op.node.attributes
         if "value" in attributes:
             return np.asarray(attributes["value"].as_tensor().numpy())
-        for name, dtype in (("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+        for name, dtype in (
+            ("value_float", np.float32),
+            ("value_floats", np.float32),
+            ("value_int", np.int64),
+            ("value_ints", np.int64),
+        ):
             if name in attributes:
                 return np.array(attributes[name].value, dtype)
         return None

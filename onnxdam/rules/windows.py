@@ -28,8 +28,9 @@ def slide(op: Op, kernel: Sequence[Size]) -> None:
         size = x.shape[i + 2]
         if not isinstance(y.shape[i + 2], Sym) or not isinstance(taps, int):
             continue
-        found = _extent(size, (taps - 1) * dilations[i] + 1, strides[i], pads[i] + pads[i + n],
-                        op.attr("auto_pad", "NOTSET"))
+        found = _extent(
+            size, (taps - 1) * dilations[i] + 1, strides[i], pads[i] + pads[i + n], op.attr("auto_pad", "NOTSET")
+        )
         if found is not None:
             y.set_layout(i + 2, (found,))
 
