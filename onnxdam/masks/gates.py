@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
+from onnxdam.masks.cost import Cost
 from onnxdam.masks.gate import Gate, gates_of
-from onnxdam.masks.groups import Cost
 from onnxdam.masks.schedule import Schedule
 
 RATE = 20.0  # over a whole run at a steady error of 1, ln lambda moves by this

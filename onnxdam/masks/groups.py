@@ -5,8 +5,6 @@ every weight that contracts it is zero there. The analysis that prunes tells who
 
     group     slots that can only leave together, one component of the relations "corresponds" per gate slot
     reader    a parameter and the axis of it along which the group is multiplied and summed
-    width     of any axis: slots that stay anyway + sum over groups of (slots per gate slot) * (open gate slots)
-    cost      parameters and multiply-accumulates, counted on those widths: any numbers, tensors with gradients as well
 """
 
 from __future__ import annotations
@@ -14,16 +12,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
-from onnxdam.analysis.tensor import Array, Axis, Mask, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
+from onnxdam.masks.cost import Cost, Width
+from onnxdam.masks.origin import along_parameter, source
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
-from onnxdam.rules.macs import macs
 
 
 @dataclass(frozen=True)
@@ -173,38 +171,6 @@ class Slots:
                 return label
 
 
-def name_of(t: Tensor) -> str:
-    """The name of a tensor in the file (the analysis may tell the readers of one initializer apart)."""
-    return (t.value.name if t.value is not None else None) or t.name
-
-
-def source(t: Tensor) -> tuple[str, Array] | None:
-    """The initializer that a known tensor is a re-arrangement of, and the flat position of each entry in it."""
-    if not t.is_leaf:
-        return None
-    if t.maker is None:
-        return (name_of(t), np.arange(t.content.size).reshape(t.content.shape)) if t.rank else None
-    op = t.maker
-    inner = source(op.x) if op.ins and op.ins[0] is not None else None
-    rest = [i.content for i in op.ins[1:] if i is not None and i.is_known]
-    if inner is None or len(rest) != len(op.ins) - 1:
-        return None
-    moved = op.rule.evaluate(op, inner[1], *rest)  # positions pushed through the operator itself
-    if moved is None or moved.dtype.kind != "i" or len(np.unique(moved)) != moved.size != inner[1].size:
-        return None
-    return inner[0], moved
-
-
-def along_parameter(t: Tensor, axis: int, shape: Sequence[int], positions: Array) -> tuple[int, Array] | None:
-    """The axis of the parameter that corresponds to an axis of a re-arrangement of it, and its entry for each slot."""
-    lines = np.moveaxis(positions, axis, 0).reshape(positions.shape[axis], -1)
-    places = np.unravel_index(lines, shape)
-    for i, place in enumerate(places):
-        if shape[i] == t.axes[axis].n and (place == place[:, :1]).all() and len(np.unique(place[:, 0])) == shape[i]:
-            return i, place[:, 0]
-    return None
-
-
 class Graph:
     """The groups of a graph.
 
@@ -348,71 +314,3 @@ class Graph:
         gates = self._gate[self.slots.of(axis)]
         found = {g: float((gates == g).sum()) / self.groups[g].n for g in np.unique(gates[gates >= 0]).tolist()}
         return Width(int((gates < 0).sum()), found)
-
-
-@dataclass(frozen=True)
-class Width:
-    """fixed + sum of share * (open slots), over gates."""
-
-    fixed: int
-    shares: dict[int, float]
-
-    def at(self, counts: Sequence[Any]) -> Any:
-        total: Any = self.fixed
-        for gate, share in self.shares.items():
-            total = total + share * counts[gate]
-        return total
-
-
-class Cost:
-    """Channels, parameters and multiply-accumulates at given numbers of open slots."""
-
-    KINDS: tuple[str, ...] = ("channels", "parameters", "macs")
-
-    def __init__(self, graph: Graph) -> None:
-        self.dense = [group.n for group in graph.groups]
-        self._macs: list[tuple[Any, dict[str, list[Width]]]] = []
-        self._weights: list[list[Width]] = []
-        seen: set[str] = set()
-        for op in graph.network.active():
-            if op not in graph.need.running:
-                continue
-            tensors = [t for t in (*op.ins, *op.outs) if t is not None and not t.opaque]
-            widths = {name_of(t): [_extent(graph, t, i) for i in range(t.rank)] for t in tensors}
-            node = ir.serde.serialize_node(op.node)
-            if macs(node, {name: tuple(w.at(self.dense) for w in axes) for name, axes in widths.items()}):
-                self._macs.append((node, widths))
-            for t in op.ins:
-                found = source(t) if t is not None and t.dtype is not None and t.dtype.kind == "f" else None
-                if t is not None and found is not None and found[0] not in seen:
-                    seen.add(found[0])
-                    self._weights.append(widths[name_of(t)])
-
-    def at(self, kind: str, counts: Sequence[Any]) -> Any:
-        """The cost of a kind; `counts` may be numbers or scalars with gradients, one per gate."""
-        if kind == "channels":
-            return sum(counts)
-        if kind == "parameters":
-            return sum(_product(w.at(counts) for w in axes) for axes in self._weights)
-        total: Any = 0
-        for node, widths in self._macs:
-            total = total + macs(node, {name: tuple(w.at(counts) for w in axes) for name, axes in widths.items()})
-        return total
-
-    def ratio(self, kind: str, counts: Sequence[Any]) -> Any:
-        """The cost relative to that of the graph with every gate open."""
-        return self.at(kind, counts) / self.at(kind, self.dense)
-
-
-def _extent(graph: Graph, tensor: Tensor, axis: int) -> Width:
-    size = tensor.shape[axis]
-    if tensor.axes[axis].n > 1:
-        return graph.width(tensor.axes[axis])
-    return Width(size.coefficient if isinstance(size, Sym) else int(size), {})
-
-
-def _product(numbers: Iterator[Any]) -> Any:
-    total: Any = 1
-    for number in numbers:
-        total = total * number
-    return total

@@ -18,7 +18,7 @@ from onnxdam.analysis.need import Need
 from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.graph import functions, io
 from onnxdam.masks.attach import baked_copy, export_in_memory
-from onnxdam.masks.groups import along_parameter, source
+from onnxdam.masks.origin import along_parameter, source
 from onnxdam.plan import Plan
 from onnxdam.rewrite.record import record
 

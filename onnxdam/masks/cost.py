@@ -1,0 +1,89 @@
+"""What a graph costs, as a function of how many slots of each gate are open.
+
+    width of an axis = slots that stay anyway + sum over gates of (its slots per gate slot) * (open gate slots)
+
+Parameters and multiply-accumulates are counted on those widths, which may be any numbers: tensors with gradients too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from onnxdam.analysis.tensor import Sym, Tensor
+from onnxdam.masks.origin import name_of, source
+from onnxdam.rules.macs import macs
+
+if TYPE_CHECKING:
+    from onnxdam.masks.groups import Graph
+
+
+@dataclass(frozen=True)
+class Width:
+    """fixed + sum of share * (open slots), over gates."""
+
+    fixed: int
+    shares: dict[int, float]
+
+    def at(self, counts: Sequence[Any]) -> Any:
+        total: Any = self.fixed
+        for gate, share in self.shares.items():
+            total = total + share * counts[gate]
+        return total
+
+
+class Cost:
+    """Channels, parameters and multiply-accumulates at given numbers of open slots."""
+
+    KINDS: tuple[str, ...] = ("channels", "parameters", "macs")
+
+    def __init__(self, graph: Graph) -> None:
+        self.dense = [group.n for group in graph.groups]
+        self._macs: list[tuple[Any, dict[str, list[Width]]]] = []
+        self._weights: list[list[Width]] = []
+        seen: set[str] = set()
+        for op in graph.network.active():
+            if op not in graph.need.running:
+                continue
+            tensors = [t for t in (*op.ins, *op.outs) if t is not None and not t.opaque]
+            widths = {name_of(t): [_extent(graph, t, i) for i in range(t.rank)] for t in tensors}
+            node = ir.serde.serialize_node(op.node)
+            if macs(node, {name: tuple(w.at(self.dense) for w in axes) for name, axes in widths.items()}):
+                self._macs.append((node, widths))
+            for t in op.ins:
+                found = source(t) if t is not None and t.dtype is not None and t.dtype.kind == "f" else None
+                if t is not None and found is not None and found[0] not in seen:
+                    seen.add(found[0])
+                    self._weights.append(widths[name_of(t)])
+
+    def at(self, kind: str, counts: Sequence[Any]) -> Any:
+        """The cost of a kind; `counts` may be numbers or scalars with gradients, one per gate."""
+        if kind == "channels":
+            return sum(counts)
+        if kind == "parameters":
+            return sum(_product(w.at(counts) for w in axes) for axes in self._weights)
+        total: Any = 0
+        for node, widths in self._macs:
+            total = total + macs(node, {name: tuple(w.at(counts) for w in axes) for name, axes in widths.items()})
+        return total
+
+    def ratio(self, kind: str, counts: Sequence[Any]) -> Any:
+        """The cost relative to that of the graph with every gate open."""
+        return self.at(kind, counts) / self.at(kind, self.dense)
+
+
+def _extent(graph: Graph, tensor: Tensor, axis: int) -> Width:
+    size = tensor.shape[axis]
+    if tensor.axes[axis].n > 1:
+        return graph.width(tensor.axes[axis])
+    return Width(size.coefficient if isinstance(size, Sym) else int(size), {})
+
+
+def _product(numbers: Iterator[Any]) -> Any:
+    total: Any = 1
+    for number in numbers:
+        total = total * number
+    return total
