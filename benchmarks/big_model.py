@@ -4,9 +4,9 @@
 
 The model is a stack of transformer-like MLPs in float16 (x = x + down(gelu(gate(x)) * up(x))), half of whose hidden
 units are masked at random. It is written tensor by tensor into a temporary folder (room for twice its size is needed),
-slimmed in a fresh process (load, plan, rewrite, save; no verification), and deleted. Peak memory is the
-largest resident set of that process, mapped pages included. The result is checked: the kept weights of the first and last layer are those of the
-masked model. Exits with 1 when memory exceeds --limit.
+slimmed in a fresh process (load, plan, rewrite, save; no verification), and deleted. Peak memory is the largest
+resident set of that process, mapped pages included. The result is checked: the kept weights of the first and last
+layer are those of the masked model. Exits with 1 when memory exceeds --limit.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def missing(names: Sequence[str] = NEEDED) -> list[str]:
     return absent
 
 
-def make(network: Network, folder: Path, *, share: float, seed: int, aligned_to: int = 1) -> Files:
+def make(network: Network, folder: Path, *, share: float, seed: int) -> Files:
     """Builds, masks, narrows and exports.
 
     Args:
@@ -63,7 +63,6 @@ def make(network: Network, folder: Path, *, share: float, seed: int, aligned_to:
         folder: where the files go.
         share: of the channels of every group, how many are masked.
         seed: of weights and masks.
-        aligned_to: kept channels of a group are a multiple of this (1: any number).
     """
     import torch
 
@@ -79,11 +78,20 @@ def make(network: Network, folder: Path, *, share: float, seed: int, aligned_to:
         _mask_transformer(model, share, drawn)
         _export(model, x, files.masked)
         return Files(files.dense, files.masked, None)
-    chosen = _choose(model, x, share, drawn, aligned_to)
+    chosen = _choose(model, x, share, drawn)
     _export(_masked(model, x, chosen), x, files.masked)
     assert files.narrow is not None
     _export(_narrow(model, x, chosen), x, files.narrow)
     return files
+
+
+def cached(network: Network, folder: Path, *, share: float, seed: int) -> Files:
+    """As `make`, unless the folder holds the files already."""
+    stem = folder / f"{network.name}_{round(share * 100)}_{seed}"
+    narrow = Path(f"{stem}_narrow.onnx")
+    files = Files(Path(f"{stem}_dense.onnx"), Path(f"{stem}_masked.onnx"), narrow if narrow.exists() else None)
+    complete = files.masked.exists() and (files.narrow is not None or "vit" in network.name)
+    return files if complete else make(network, folder, share=share, seed=seed)
 
 
 def build(network: Network) -> tuple[Any, Any]:
@@ -95,6 +103,8 @@ def build(network: Network) -> tuple[Any, Any]:
         import torchvision.models as zoo
 
         model = zoo.get_model(network.name, weights=None)
+        if network.name.startswith("vgg"):  # the form for small images: the three large linear layers are one
+            model.avgpool, model.classifier = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Linear(512, CLASSES)
     else:
         import timm
 
@@ -177,7 +187,15 @@ def _is_head(module: Any) -> bool:
     return CLASSES in (getattr(module, "out_features", 0), getattr(module, "out_channels", 0))
 
 
-def _choose(model: Any, x: Any, share: float, drawn: random.Random, aligned_to: int) -> Chosen:
+def _averages(module: Any) -> bool:
+    """Whether the module normalises over channels, or is a bare parameter."""
+    from torch import nn
+
+    named = "norm2d" in type(module).__name__.lower() and not isinstance(module, nn.BatchNorm2d)
+    return named or isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.Parameter))
+
+
+def _choose(model: Any, x: Any, share: float, drawn: random.Random) -> Chosen:
     import torch_pruning as tp
     from torch import nn
 
@@ -187,13 +205,11 @@ def _choose(model: Any, x: Any, share: float, drawn: random.Random, aligned_to: 
     chosen = []
     for group in graph.get_all_groups(ignored_layers=heads, root_module_types=[nn.Conv2d, nn.Linear]):
         members = [dependency.target.module for dependency, _ in group]
-        if any(isinstance(m, (nn.LayerNorm, nn.GroupNorm, nn.Parameter)) or "norm2d" in type(m).__name__.lower()
-               and not isinstance(m, nn.BatchNorm2d) for m in members):  # fmt: skip
+        if any(_averages(m) for m in members):
             continue
         root = members[0]
         width = root.out_channels if isinstance(root, nn.Conv2d) else root.out_features
         stay = max(width - round(width * share), 1)
-        stay = min(-(-stay // aligned_to) * aligned_to, width)
         if width > stay:
             chosen.append((names[root], sorted(drawn.sample(range(width), width - stay))))
     return chosen
