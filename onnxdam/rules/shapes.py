@@ -75,7 +75,7 @@ class Shape(Rule):
         wanted, got = op.x.shape[self._range(op)], slim.shape(op.x)[self._range(op)]
         changed = {i for i, (a, b) in enumerate(zip(wanted, got, strict=True)) if a != b}
         if changed and slim.sizes.wants_original(op.y):
-            slim.restore_entries(op, {i: int(wanted[i]) for i in changed if isinstance(wanted[i], int)})
+            slim.restore_entries(op, {i: size for i in changed if isinstance(size := wanted[i], int)})
 
 
 class Size(Rule):
@@ -149,7 +149,7 @@ def _combine_one(kind: str, a: object, b: object) -> object:
 
 
 def _is_negative(entry: object) -> bool:
-    return isinstance(entry, (int, np.integer)) and entry < 0
+    return bool(isinstance(entry, (int, np.integer)) and entry < 0)
 
 
 def choose(condition: Array, a: Array, b: Array) -> Array:
