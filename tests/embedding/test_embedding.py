@@ -25,7 +25,6 @@ from .pairs import REGISTRY, Pair, export  # noqa: E402
 pytestmark = pytest.mark.torch
 
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
-NOT_YET = {"lstm_bidirectional_apart": "one kept set serves both directions: units dead in one of them only stay"}
 QUICK_DYNAMO = {"attention_sdpa", "conformer_conv", "speech_stem", "multihead_attention_heads"}
 
 
@@ -35,10 +34,8 @@ def cases() -> Iterator[object]:
         for exporter in entry.exporters:
             for death in entry.deaths:
                 quick = exporter == "torchscript" or (name in QUICK_DYNAMO and death is Death.MIXED)
-                marks = [] if quick else [pytest.mark.slow]
-                if name in NOT_YET:
-                    marks.append(pytest.mark.xfail(reason=NOT_YET[name], strict=False))
-                yield pytest.param(name, death, exporter, id=f"{name}-{death.value}-{exporter}", marks=marks)
+                yield pytest.param(name, death, exporter, id=f"{name}-{death.value}-{exporter}",
+                                   marks=() if quick else (pytest.mark.slow,))
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
