@@ -143,9 +143,7 @@ def _table_in_process(masked: dict[str, Path], out: Path, rounds: int) -> None:
     for name, path in masked.items():
         nodes = len(onnx.load(path).graph.node)
         times = in_process(path, out, rounds)
-        (wall, processor), (wall0, processor0) = (
-            zip(*times[k], strict=True) for k in ("prune", "copy")
-        )
+        (wall, processor), (wall0, processor0) = (zip(*times[k], strict=True) for k in ("prune", "copy"))
         middle, middle0 = statistics.median(wall), statistics.median(wall0)
         print(
             f"| {NETWORKS[name].title} | {path.stat().st_size / 1e6:.0f} | {nodes} | {middle0:.3f} | {middle:.3f} "

@@ -1,4 +1,5 @@
 """Marks of these tests, and the default selection: exports that take many seconds only when `-m` asks for them."""
+
 from __future__ import annotations
 
 import pytest

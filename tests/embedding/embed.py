@@ -18,6 +18,7 @@ A weight of the wide network is random, except that
                 into the consumer, so the wide network is *not* the narrow function, only as wide as it.
       MIXED     each dead slot draws PRODUCER, CONSUMER or both
 """
+
 from __future__ import annotations
 
 import enum
@@ -92,12 +93,14 @@ def _factor(text: str, labels: Mapping[str, Label]) -> Slots:
 
 def _product(a: Slots, b: Slots) -> Slots:
     """Row-major product of two axes."""
+
     def outer(x: torch.Tensor, y: torch.Tensor, both: bool) -> torch.Tensor:
         x, y = x[:, None], y[None, :]
         return (x & y if both else x | y).reshape(-1)
 
-    return Slots(outer(a.alive, b.alive, True), outer(a.zero, b.zero, False),
-                 outer(a.zero_weight, b.zero_weight, False))
+    return Slots(
+        outer(a.alive, b.alive, True), outer(a.zero, b.zero, False), outer(a.zero_weight, b.zero_weight, False)
+    )
 
 
 def _axis(text: str, labels: Mapping[str, Label]) -> Slots:
@@ -117,8 +120,9 @@ def _spec_of(name: str, spec: Mapping[str, str]) -> str:
     raise KeyError(f"no axis spec for parameter {name!r}")
 
 
-def _fill(narrow: torch.Tensor, wide_shape: torch.Size, text: str, labels: Mapping[str, Label],
-          name: str) -> torch.Tensor:
+def _fill(
+    narrow: torch.Tensor, wide_shape: torch.Size, text: str, labels: Mapping[str, Label], name: str
+) -> torch.Tensor:
     axes = [_axis(part, labels) for part in text.split()]
     if tuple(len(a.alive) for a in axes) != tuple(wide_shape):
         raise ValueError(f"{name}: spec {text!r} has shape {[len(a.alive) for a in axes]}, not {list(wide_shape)}")

@@ -1,4 +1,5 @@
 """Pairs of small modules of our own: attention in several spellings, recurrent nets, convolution modules."""
+
 from __future__ import annotations
 
 import torch
@@ -62,12 +63,18 @@ class Block(nn.Module):
 
 BLOCK = {
     "*norm*": f"{MODEL}",
-    "*.q.weight": f"=head*+qk {MODEL}", "*.q.bias": "=head*+qk",
-    "*.k.weight": f"=head*-qk {MODEL}", "*.k.bias": "=head*-qk",
-    "*.value.weight": f"+head*+v {MODEL}", "*.value.bias": "+head*+v",
-    "*.out.weight": f"{MODEL} -head*-v", "*.out.bias": f"{MODEL}",
-    "up.weight": f"+mlp {MODEL}", "up.bias": "+mlp",
-    "down.weight": f"{MODEL} -mlp", "down.bias": f"{MODEL}",
+    "*.q.weight": f"=head*+qk {MODEL}",
+    "*.q.bias": "=head*+qk",
+    "*.k.weight": f"=head*-qk {MODEL}",
+    "*.k.bias": "=head*-qk",
+    "*.value.weight": f"+head*+v {MODEL}",
+    "*.value.bias": "+head*+v",
+    "*.out.weight": f"{MODEL} -head*-v",
+    "*.out.bias": f"{MODEL}",
+    "up.weight": f"+mlp {MODEL}",
+    "up.bias": "+mlp",
+    "down.weight": f"{MODEL} -mlp",
+    "down.bias": f"{MODEL}",
 }
 
 
@@ -126,8 +133,12 @@ def attention_fused_qkv(death: Death) -> Pair:
     """Heads leave; head dims are the same in the three parts, so all three lose the same ones."""
     labels = {"head": Label(2, 5, death), "dim": Label(4, 6, death)}
     dim = "=head*+dim|=head*-dim|+head*+dim"
-    spec = {"qkv.weight": f"{dim} {MODEL}", "qkv.bias": dim, "out.weight": f"{MODEL} -head*-dim",
-            "out.bias": f"{MODEL}"}
+    spec = {
+        "qkv.weight": f"{dim} {MODEL}",
+        "qkv.bias": dim,
+        "out.weight": f"{MODEL} -head*-dim",
+        "out.bias": f"{MODEL}",
+    }
     return make(FusedQkv(2, 4), FusedQkv(5, 6), spec, labels, tokens(), TOKENS)
 
 
@@ -163,8 +174,12 @@ def multihead_attention_heads(death: Death) -> Pair:
     labels = {"head": Label(2, 4, death)}
     dim = MODEL // 4
     rows = f"=head*{dim}|=head*{dim}|+head*{dim}"
-    spec = {"in_proj_weight": f"{rows} {MODEL}", "in_proj_bias": rows,
-            "out_proj.weight": f"{MODEL} -head*{dim}", "out_proj.bias": f"{MODEL}"}
+    spec = {
+        "in_proj_weight": f"{rows} {MODEL}",
+        "in_proj_bias": rows,
+        "out_proj.weight": f"{MODEL} -head*{dim}",
+        "out_proj.bias": f"{MODEL}",
+    }
     narrow, wide = MhaHeads(2, dim), MhaWide(4)
     result = make(narrow, wide.mha, spec, labels, tokens(), {}, same_nodes=False)
     result.wide = wide.eval()
@@ -188,8 +203,12 @@ def transformer_encoder_layer(death: Death) -> Pair:
     spec = {f"*layers.{i}.linear1.weight": f"+mlp{i} {MODEL}" for i in (0, 1)}
     spec |= {f"*layers.{i}.linear1.bias": f"+mlp{i}" for i in (0, 1)}
     spec |= {f"*layers.{i}.linear2.weight": f"{MODEL} -mlp{i}" for i in (0, 1)}
-    spec |= {"*in_proj_weight": f"{3 * MODEL} {MODEL}", "*in_proj_bias": f"{3 * MODEL}",
-             "*out_proj.weight": f"{MODEL} {MODEL}", "*": f"{MODEL}"}
+    spec |= {
+        "*in_proj_weight": f"{3 * MODEL} {MODEL}",
+        "*in_proj_bias": f"{3 * MODEL}",
+        "*out_proj.weight": f"{MODEL} {MODEL}",
+        "*": f"{MODEL}",
+    }
     return make(Encoder(7, True), Encoder(16, True), spec, labels, tokens(), {})
 
 
@@ -211,8 +230,9 @@ class Classifier(nn.Module):
         return self.out(y.mean(1))
 
 
-def recurrent(kind: type[nn.RNNBase], gates: int, death: Death, *, bidirectional: bool, together: bool = True,
-              last: bool = False) -> Pair:
+def recurrent(
+    kind: type[nn.RNNBase], gates: int, death: Death, *, bidirectional: bool, together: bool = True, last: bool = False
+) -> Pair:
     """A two-layer classifier; `together`: both directions lose the same units."""
     labels = {"emb": Label(4, 7, Death.PRODUCER if death is Death.CONSTANT else death)}
     spec = {"embedding.weight": "11 +emb"}
@@ -225,8 +245,12 @@ def recurrent(kind: type[nn.RNNBase], gates: int, death: Death, *, bidirectional
             if direction == "b" and together:
                 labels[label].place(labels[f"f{layer}"].positions)
             rows, suffix = "|".join([f"+{label}"] * gates), f"l{layer}" + ("_reverse" if direction == "b" else "")
-            spec |= {f"rnn.weight_ih_{suffix}": f"{rows} {inside}", f"rnn.weight_hh_{suffix}": f"{rows} -{label}",
-                     f"rnn.bias_ih_{suffix}": rows, f"rnn.bias_hh_{suffix}": rows}
+            spec |= {
+                f"rnn.weight_ih_{suffix}": f"{rows} {inside}",
+                f"rnn.weight_hh_{suffix}": f"{rows} -{label}",
+                f"rnn.bias_ih_{suffix}": rows,
+                f"rnn.bias_hh_{suffix}": rows,
+            }
         inside = "|".join(f"-{d}{layer}" for d in directions)
     spec |= {"out.weight": f"3 {inside}", "out.bias": "3"}
     narrow, wide = (Classifier(kind, e, h, bidirectional, last) for e, h in ((4, 5), (7, 9)))
@@ -293,9 +317,18 @@ class ConformerConv(nn.Module):
 @pair(deaths=ALL)
 def conformer_conv(death: Death) -> Pair:
     labels = {"c": Label(5, 11, death)}
-    spec = {"norm*": f"{MODEL}", "pointwise1.weight": f"+c|=c {MODEL} 1", "pointwise1.bias": "+c|=c",
-            "depthwise.weight": "+c 1 3", "depthwise.bias": "+c", "batchnorm.weight": "+c", "batchnorm.bias": "+c",
-            "batchnorm.*": "=c", "pointwise2.weight": f"{MODEL} -c 1", "pointwise2.bias": f"{MODEL}"}
+    spec = {
+        "norm*": f"{MODEL}",
+        "pointwise1.weight": f"+c|=c {MODEL} 1",
+        "pointwise1.bias": "+c|=c",
+        "depthwise.weight": "+c 1 3",
+        "depthwise.bias": "+c",
+        "batchnorm.weight": "+c",
+        "batchnorm.bias": "+c",
+        "batchnorm.*": "=c",
+        "pointwise2.weight": f"{MODEL} -c 1",
+        "pointwise2.bias": f"{MODEL}",
+    }
     return make(ConformerConv(5), ConformerConv(11), spec, labels, tokens(), TOKENS)
 
 

@@ -1,4 +1,5 @@
 """The registry of (narrow, wide) pairs and how they are exported."""
+
 from __future__ import annotations
 
 import copy
@@ -52,9 +53,13 @@ ZERO = (Death.PRODUCER, Death.CONSUMER, Death.MIXED)
 ALL = (*ZERO, Death.CONSTANT)
 
 
-def pair(*, deaths: tuple[Death, ...] = ZERO, exporters: tuple[str, ...] = ("torchscript", "dynamo"),
-         ) -> Callable[[Builder], Builder]:
+def pair(
+    *,
+    deaths: tuple[Death, ...] = ZERO,
+    exporters: tuple[str, ...] = ("torchscript", "dynamo"),
+) -> Callable[[Builder], Builder]:
     """Register a builder under its own name."""
+
     def register(build: Builder) -> Builder:
         name = build.__name__
         if name in REGISTRY:
@@ -65,8 +70,15 @@ def pair(*, deaths: tuple[Death, ...] = ZERO, exporters: tuple[str, ...] = ("tor
     return register
 
 
-def make(narrow: nn.Module, wide: nn.Module, spec: Mapping[str, str], labels: Mapping[str, Label],
-         inputs: dict[str, torch.Tensor], dynamic: dict[str, dict[int, str]], **options: int) -> Pair:
+def make(
+    narrow: nn.Module,
+    wide: nn.Module,
+    spec: Mapping[str, str],
+    labels: Mapping[str, Label],
+    inputs: dict[str, torch.Tensor],
+    dynamic: dict[str, dict[int, str]],
+    **options: int,
+) -> Pair:
     """Randomise the narrow network, embed it, and say whether the functions agree."""
     randomise(narrow)
     embed(narrow.eval(), wide.eval(), spec, labels)
@@ -100,8 +112,25 @@ def export(model: nn.Module, pair: Pair, path: pathlib.Path, exporter: str) -> N
         warnings.simplefilter("ignore")
         if exporter == "dynamo":
             shapes = tuple(dict.fromkeys(pair.dynamic.get(n, {}), torch.export.Dim.DYNAMIC) for n in names)
-            torch.onnx.export(model, arguments, str(path), dynamo=True, external_data=False, verbose=False,
-                              input_names=names, output_names=["output"], dynamic_shapes=shapes)
+            torch.onnx.export(
+                model,
+                arguments,
+                str(path),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=names,
+                output_names=["output"],
+                dynamic_shapes=shapes,
+            )
         else:
-            torch.onnx.export(model, arguments, str(path), dynamo=False, opset_version=17, input_names=names,
-                              output_names=["output"], dynamic_axes=pair.dynamic)
+            torch.onnx.export(
+                model,
+                arguments,
+                str(path),
+                dynamo=False,
+                opset_version=17,
+                input_names=names,
+                output_names=["output"],
+                dynamic_axes=pair.dynamic,
+            )

@@ -1,4 +1,5 @@
 """Slimming a wide network with a narrow one embedded in it finds the narrow one: weight for weight, node for node."""
+
 from __future__ import annotations
 
 import pathlib
@@ -34,8 +35,13 @@ def cases() -> Iterator[object]:
         for exporter in entry.exporters:
             for death in entry.deaths:
                 quick = exporter == "torchscript" or (name in QUICK_DYNAMO and death is Death.MIXED)
-                yield pytest.param(name, death, exporter, id=f"{name}-{death.value}-{exporter}",
-                                   marks=() if quick else (pytest.mark.slow,))
+                yield pytest.param(
+                    name,
+                    death,
+                    exporter,
+                    id=f"{name}-{death.value}-{exporter}",
+                    marks=() if quick else (pytest.mark.slow,),
+                )
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -114,6 +120,7 @@ def test_slim_finds_the_narrow_network(name: str, death: Death, exporter: str, t
 
 def wider(found: onnx.ModelProto, goal: onnx.ModelProto) -> str:
     """The shapes of weights that only one of the two models has."""
+
     def shapes(model: onnx.ModelProto) -> list[tuple[int, ...]]:
         return sorted(tuple(t.dims) for t in tensors(model.graph) if t.data_type in FLOATS)
 

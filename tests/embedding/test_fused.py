@@ -1,4 +1,5 @@
 """The same pairs after ONNX Runtime has fused them: com.microsoft operators, names in the standard domain that it adds."""
+
 from __future__ import annotations
 
 import pathlib
@@ -21,8 +22,14 @@ pytestmark = pytest.mark.torch
 
 #: pair -> an operator that the fusion must have brought about
 PAIRS = {
-    "bert": "BiasGelu", "llama_everything": "SimplifiedLayerNormalization", "mamba": "QuickGelu", "crnn": "FusedConv",
-    "volumes": "FusedGemm", "attention_matmul": "FusedMatMul", "selective_kernel": "FusedConv", "t5": "SimplifiedLayerNormalization",
+    "bert": "BiasGelu",
+    "llama_everything": "SimplifiedLayerNormalization",
+    "mamba": "QuickGelu",
+    "crnn": "FusedConv",
+    "volumes": "FusedGemm",
+    "attention_matmul": "FusedMatMul",
+    "selective_kernel": "FusedConv",
+    "t5": "SimplifiedLayerNormalization",
 }
 
 

@@ -2,6 +2,7 @@
 
 Declaring the compiled operators by name is enough, as no test calls them.
 """
+
 from __future__ import annotations
 
 import contextlib

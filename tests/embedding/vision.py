@@ -1,4 +1,5 @@
 """Pairs of small convolutional networks: the constructs that channel pruners get wrong or leave alone."""
+
 from __future__ import annotations
 
 import torch
@@ -52,8 +53,14 @@ class UNet(nn.Module):
 @pair()
 def unet(death: Death) -> Pair:
     labels = labels_of(death, a=(3, 6), b=(4, 9), c=(2, 5), d=(3, 7))
-    spec = (conv("enter", "+a", "3") | conv("down", "+b", "-a") | norm("norm", "+b") | conv("merge", "+d", "-a|-c")
-            | conv("out", "2", "-d", 1) | {"up.weight": "-b +c 2 2", "up.bias": "+c"})
+    spec = (
+        conv("enter", "+a", "3")
+        | conv("down", "+b", "-a")
+        | norm("norm", "+b")
+        | conv("merge", "+d", "-a|-c")
+        | conv("out", "2", "-d", 1)
+        | {"up.weight": "-b +c 2 2", "up.bias": "+c"}
+    )
     return make(UNet(3, 4, 2, 3), UNet(6, 9, 5, 7), spec, labels, image(), IMAGE)
 
 
@@ -99,10 +106,16 @@ class YoloNeck(nn.Module):
 @pair()
 def yolo_neck(death: Death) -> Pair:
     labels = labels_of(death, stem=(4, 7), c0=(3, 6), c1=(3, 6), hidden=(2, 5), out=(4, 9), s=(3, 5), t=(2, 4))
-    spec = (conv_norm("stem", "+stem", "3") | conv_norm("cv1", "+c0|+c1", "-stem", 1)
-            | conv_norm("b1", "+hidden", "-c1") | conv_norm("b2", "+c1", "-hidden")
-            | conv_norm("cv2", "+out", "-c0|-c1|-c1", 1) | conv_norm("s1", "+s", "-out", 1)
-            | conv_norm("s2", "+t", "-s|-s|-s|-s", 1) | conv("head", "5", "-t|-stem", 1))
+    spec = (
+        conv_norm("stem", "+stem", "3")
+        | conv_norm("cv1", "+c0|+c1", "-stem", 1)
+        | conv_norm("b1", "+hidden", "-c1")
+        | conv_norm("b2", "+c1", "-hidden")
+        | conv_norm("cv2", "+out", "-c0|-c1|-c1", 1)
+        | conv_norm("s1", "+s", "-out", 1)
+        | conv_norm("s2", "+t", "-s|-s|-s|-s", 1)
+        | conv("head", "5", "-t|-stem", 1)
+    )
     return make(YoloNeck(4, 3, 2, 4, 3, 2), YoloNeck(7, 6, 5, 9, 5, 4), spec, labels, image(), IMAGE)
 
 
@@ -145,9 +158,16 @@ def channel_shuffle(death: Death) -> Pair:
     if death is not Death.PRODUCER:  # what happens to a slot on its way is the same for each of its names
         for name in ("p", "q", "r", "last"):
             labels[name].death = Death.PRODUCER
-    spec = (conv_norm("stem", "+p|+t", "3") | conv_norm("one.pw1", "+h1", "-t", 1) | conv_norm("one.dw", "+h1", "1")
-            | conv_norm("one.pw2", "+p", "-h1", 1) | conv_norm("two.pw1", "+h2", "-r", 1)
-            | conv_norm("two.dw", "+h2", "1") | conv_norm("two.pw2", "+q", "-h2", 1) | conv("out", "5", "-last", 1))
+    spec = (
+        conv_norm("stem", "+p|+t", "3")
+        | conv_norm("one.pw1", "+h1", "-t", 1)
+        | conv_norm("one.dw", "+h1", "1")
+        | conv_norm("one.pw2", "+p", "-h1", 1)
+        | conv_norm("two.pw1", "+h2", "-r", 1)
+        | conv_norm("two.dw", "+h2", "1")
+        | conv_norm("two.pw2", "+q", "-h2", 1)
+        | conv("out", "5", "-last", 1)
+    )
     return make(ShuffleNet(4, 3), ShuffleNet(8, 6), spec, labels, image(), IMAGE)
 
 
@@ -171,8 +191,13 @@ class Res2Net(nn.Module):
 @pair()
 def res2net_splits(death: Death) -> Pair:
     labels = labels_of(death, e=(3, 6), a=(3, 6), b=(3, 6), c=(3, 6), d=(3, 6))
-    spec = (conv("enter", "+e|+a|+b|+d", "3", 1) | conv("inner.0", "+a", "-e") | conv("inner.1", "+b", "-a")
-            | conv("inner.2", "+c", "-b") | conv("out", "5", "-a|-b|-c|-d", 1))
+    spec = (
+        conv("enter", "+e|+a|+b|+d", "3", 1)
+        | conv("inner.0", "+a", "-e")
+        | conv("inner.1", "+b", "-a")
+        | conv("inner.2", "+c", "-b")
+        | conv("out", "5", "-a|-b|-c|-d", 1)
+    )
     return make(Res2Net(3), Res2Net(6), spec, labels, image(), IMAGE)
 
 
@@ -198,8 +223,14 @@ class MixedKernels(nn.Module):
 def mixed_kernels_and_squeeze(death: Death) -> Pair:
     outer = Death.PRODUCER if death is Death.CONSTANT else death
     labels = labels_of(outer, a=(3, 7), b=(2, 6)) | labels_of(death, s=(2, 5))
-    spec = (conv_norm("expand", "+a|+b", "3", 1) | conv("k3", "+a", "1") | conv("k5", "+b", "1", 5)
-            | conv("reduce", "+s", "-a|-b", 1) | conv("excite", "=a|=b", "-s", 1) | conv("project", "4", "-a|-b", 1))
+    spec = (
+        conv_norm("expand", "+a|+b", "3", 1)
+        | conv("k3", "+a", "1")
+        | conv("k5", "+b", "1", 5)
+        | conv("reduce", "+s", "-a|-b", 1)
+        | conv("excite", "=a|=b", "-s", 1)
+        | conv("project", "4", "-a|-b", 1)
+    )
     return make(MixedKernels(3, 2, 2), MixedKernels(7, 6, 5), spec, labels, image(), IMAGE)
 
 
@@ -223,8 +254,13 @@ class SelectiveKernel(nn.Module):
 @pair()
 def selective_kernel(death: Death) -> Pair:
     labels = labels_of(death, c=(3, 7), s=(2, 4))
-    spec = (conv("k3", "+c", "3") | conv("k5", "+c", "3", 5) | conv("reduce", "+s", "-c", 1)
-            | conv("select", "=c|=c", "-s", 1) | conv("out", "4", "-c", 1))
+    spec = (
+        conv("k3", "+c", "3")
+        | conv("k5", "+c", "3", 5)
+        | conv("reduce", "+s", "-c", 1)
+        | conv("select", "=c|=c", "-s", 1)
+        | conv("out", "4", "-c", 1)
+    )
     return make(SelectiveKernel(3, 2), SelectiveKernel(7, 4), spec, labels, image(), IMAGE)
 
 
@@ -266,8 +302,9 @@ def grouped_inside_blocks(death: Death) -> Pair:
     """Every block loses inputs (the same ones) and outputs (others in each block, equally many)."""
     labels = labels_of(death, i=(2, 4), o0=(3, 5), o1=(3, 5), o2=(3, 5))
     rows = "+o0|+o1|+o2"
-    spec = (conv_norm("enter", "3*+i", "3", 1) | conv("grouped", rows, "-i")
-            | conv("out", "5", rows.replace("+", "-"), 1))
+    spec = (
+        conv_norm("enter", "3*+i", "3", 1) | conv("grouped", rows, "-i") | conv("out", "5", rows.replace("+", "-"), 1)
+    )
     return make(Grouped(3, 2, 3), Grouped(3, 4, 5), spec, labels, image(), IMAGE)
 
 
@@ -298,9 +335,15 @@ class Temporal(nn.Module):
 @pair()
 def temporal_convolutions(death: Death) -> Pair:
     labels = labels_of(death, a=(3, 6), b=(4, 7), c=(2, 5))
-    spec = (conv("conv1", "+a", "4", "3") | conv("conv2", "+b", "-a", "3") | conv("short", "+b", "4", "1")
-            | {"prelu.weight": "=b"} | conv("conv3", "+c", "-b", "3") | conv("conv4", "+b", "-c", "1")
-            | linear("out", "3", "-b"))
+    spec = (
+        conv("conv1", "+a", "4", "3")
+        | conv("conv2", "+b", "-a", "3")
+        | conv("short", "+b", "4", "1")
+        | {"prelu.weight": "=b"}
+        | conv("conv3", "+c", "-b", "3")
+        | conv("conv4", "+b", "-c", "1")
+        | linear("out", "3", "-b")
+    )
     inputs = {"x": torch.randn(2, 4, 9)}
     return make(Temporal(3, 4, 2), Temporal(6, 7, 5), spec, labels, inputs, {"x": {0: "batch", 2: "time"}})
 
@@ -322,8 +365,13 @@ class Volume(nn.Module):
 @pair()
 def volumes(death: Death) -> Pair:
     labels = labels_of(death, a=(3, 5), b=(2, 5), h=(4, 9))
-    spec = (conv("conv1", "+a", "2", "3 3 3") | norm("norm", "+a") | conv("conv2", "+b", "-a", "3 3 3")
-            | linear("fc1", "+h", "-b*8") | linear("fc2", "3", "-h"))
+    spec = (
+        conv("conv1", "+a", "2", "3 3 3")
+        | norm("norm", "+a")
+        | conv("conv2", "+b", "-a", "3 3 3")
+        | linear("fc1", "+h", "-b*8")
+        | linear("fc2", "3", "-h")
+    )
     return make(Volume(3, 2, 4), Volume(5, 5, 9), spec, labels, {"x": torch.randn(2, 2, 4, 4, 4)}, IMAGE)
 
 
@@ -347,8 +395,11 @@ def crnn(death: Death) -> Pair:
     labels = labels_of(death, a=(3, 5), b=(2, 5), h=(3, 6))
     spec = conv("conv1", "+a", "1") | norm("norm", "+a") | conv("conv2", "+b", "-a") | linear("out", "7", "-h|-h")
     for suffix in ("l0", "l0_reverse"):
-        spec |= {f"rnn.weight_ih_{suffix}": "+h|+h|+h|+h -b*2", f"rnn.weight_hh_{suffix}": "+h|+h|+h|+h -h",
-                 f"rnn.bias_*h_{suffix}": "+h|+h|+h|+h"}
+        spec |= {
+            f"rnn.weight_ih_{suffix}": "+h|+h|+h|+h -b*2",
+            f"rnn.weight_hh_{suffix}": "+h|+h|+h|+h -h",
+            f"rnn.bias_*h_{suffix}": "+h|+h|+h|+h",
+        }
     inputs = {"x": torch.randn(2, 1, 8, 12)}
     return make(Crnn(3, 2, 3), Crnn(5, 5, 6), spec, labels, inputs, {"x": {0: "batch", 3: "width"}})
 
@@ -412,8 +463,15 @@ class PreAct(nn.Module):
 def gates_before_batchnorm(death: Death) -> Pair:
     """Dead channels are the constants ReLU(BN(0)): one of `a` may stay, as a padded convolution reads them."""
     labels = labels_of(death, a=(3, 8), b=(2, 6))
-    spec = {"conv1.weight": "=a 3 3 3", "conv1.bias": "=a", "norm1.*": "=a",
-            "conv2.weight": "=b =a 3 3", "conv2.bias": "=b",
-            "norm2.*": "=b", "out.weight": "4 =b", "out.bias": "4"}
+    spec = {
+        "conv1.weight": "=a 3 3 3",
+        "conv1.bias": "=a",
+        "norm1.*": "=a",
+        "conv2.weight": "=b =a 3 3",
+        "conv2.bias": "=b",
+        "norm2.*": "=b",
+        "out.weight": "4 =b",
+        "out.bias": "4",
+    }
     carrier = 3 * 9 + 1 + 4 + 2 * 9  # one more row of conv1, of norm1, and column of conv2
     return make(PreAct(3, 2), PreAct(8, 6, labels), spec, labels, image(), IMAGE, slack=carrier)

@@ -76,7 +76,9 @@ def test_names_stay_unique_in_bodies() -> None:
 
 
 def test_a_function_of_another_opset_stays() -> None:
-    model = parse(CALL + '<domain: "local", opset_import: ["": 12]> f (a) => (b) { t = ReduceSum<axes = [1]>(a) b = Add(a, t) }')
+    model = parse(
+        CALL + '<domain: "local", opset_import: ["": 12]> f (a) => (b) { t = ReduceSum<axes = [1]>(a) b = Add(a, t) }'
+    )
     flat = inline(ir.from_proto(model))
     assert [node.op_type for node in flat.graph] == ["f"]
     assert len(flat.functions) == 1
@@ -88,8 +90,11 @@ def test_a_model_without_calls_is_left_alone() -> None:
 
 
 def test_channels_leave_through_functions() -> None:
-    model = parse("(double[N,4] x) => (double[N,2] y) { a = local.dense(x, W1) y = local.dense(a, W2) } "
-                  + LOCAL + "dense (a, w) => (b) { t = MatMul(a, w) b = Relu(t) }")
+    model = parse(
+        "(double[N,4] x) => (double[N,2] y) { a = local.dense(x, W1) y = local.dense(a, W2) } "
+        + LOCAL
+        + "dense (a, w) => (b) { t = MatMul(a, w) b = Relu(t) }"
+    )
     rng = np.random.default_rng(1)
     w1, w2 = rng.normal(size=(4, 6)), rng.normal(size=(6, 2))
     w1[:, [1, 4]] = 0
@@ -100,8 +105,11 @@ def test_channels_leave_through_functions() -> None:
 
 
 def test_nothing_to_prune_nothing_changes() -> None:
-    model = parse("(double[N,4] x) => (double[N,2] y) { y = local.dense(x, W) } "
-                  + LOCAL + "dense (a, w) => (b) { t = MatMul(a, w) b = Relu(t) }")
+    model = parse(
+        "(double[N,4] x) => (double[N,2] y) { y = local.dense(x, W) } "
+        + LOCAL
+        + "dense (a, w) => (b) { t = MatMul(a, w) b = Relu(t) }"
+    )
     model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 2)), "W"))
     small, _ = onnxdam.slim(model, align="none")
     assert [f.name for f in small.functions] == ["dense"]

@@ -1,6 +1,6 @@
 """Rules of operators that exist in single precision only: masked against slim in ONNX Runtime, and the narrow shapes.
 
-    Single("name", "(float[N,3,4,5] x) => (float[N,2,4,5] y) { ... }", weights, zero, narrow)     as in tests.handmade
+Single("name", "(float[N,3,4,5] x) => (float[N,2,4,5] y) { ... }", weights, zero, narrow)     as in tests.handmade
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ class Single:
                 assert a.shape == b.shape
                 assert np.isfinite(a.astype(float)).all()
                 error = np.abs(a.astype(float) - b.astype(float)).max(initial=0)
-                assert error <= 1e-5 * max(np.abs(a.astype(float)).max(initial=0), 1e-3), (error, onnx.printer.to_text(small))
+                assert error <= 1e-5 * max(np.abs(a.astype(float)).max(initial=0), 1e-3), (
+                    error,
+                    onnx.printer.to_text(small),
+                )
         return small
 
     def feeds(self, model: onnx.ModelProto, sizes: Mapping[str, int], seed: int) -> dict[str, Any]:

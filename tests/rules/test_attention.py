@@ -274,7 +274,13 @@ def test_grouped_queries_with_numbers_per_head(extra: str) -> None:
         a, nk, nv = com.microsoft.GroupQueryAttention<num_heads=6, kv_num_heads=3>(q, k, v, , , last, total, , , EXTRA)
         y = MatMul(a, wo) }""".replace("EXTRA", ", bias" if extra == "bias" else ", , sink")
     narrow = dict(wq=(8, 64), wk=(8, 32), wv=(8, 32), wo=(64, 8))
-    check(text, p, narrow | ({"bias": (1, 4, 5, 5)} if extra == "bias" else {"sink": (4,)}), tolerance=1e-5, feeds=gqa_feeds())
+    check(
+        text,
+        p,
+        narrow | ({"bias": (1, 4, 5, 5)} if extra == "bias" else {"sink": (4,)}),
+        tolerance=1e-5,
+        feeds=gqa_feeds(),
+    )
 
 
 # -- the standard operator -------------------------------------------------------------------------------------------------

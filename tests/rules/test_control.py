@@ -21,8 +21,10 @@ COLUMNS, ROWS = s_[:, [1, 2]], s_[[1, 2]]
 
 def chosen(name: str, then: str, otherwise: str, head: str = "y = MatMul(r, W2)", **options: Any) -> Trap:
     """a = x W1, then a branch of six slots."""
-    text = f"(double[N,4] x, bool c) => (double[N,2] y) {{ a = MatMul(x, W1) r = If(c) <then_branch = t () => (double[N,6] u) " \
+    text = (
+        f"(double[N,4] x, bool c) => (double[N,2] y) {{ a = MatMul(x, W1) r = If(c) <then_branch = t () => (double[N,6] u) "
         f"{{ {then} }}, else_branch = e () => (double[N,6] v) {{ {otherwise} }}> {head} }}"
+    )
     options["weights"] = D | options.get("weights", {})
     options.setdefault("narrow", SLIM)
     return Trap(name, text, **options)
@@ -73,12 +75,23 @@ CELL_UNREAD = {"R": ROWS, "V": ROWS, "Q": ROWS}
 STEP = "p = MatMul(i, W) q = MatMul(s, R) w = Add(p, q) n = Tanh(w) o = Identity(n)"
 
 
-def scan(name: str, step: str = STEP, inside: str = "num_scan_inputs = 1", start: str = "h = MatMul(x0, W0)", *,
-         x: str = "T,3,4", z: str = "T,3,2", tail: str = "y = MatMul(e, V) z = MatMul(a, Q)", **options: Any) -> Trap:
+def scan(
+    name: str,
+    step: str = STEP,
+    inside: str = "num_scan_inputs = 1",
+    start: str = "h = MatMul(x0, W0)",
+    *,
+    x: str = "T,3,4",
+    z: str = "T,3,2",
+    tail: str = "y = MatMul(e, V) z = MatMul(a, Q)",
+    **options: Any,
+) -> Trap:
     """A cell of six units over the steps of x: e is its last state, a all of them."""
-    text = f"(double[{x}] x, double[3,4] x0) => (double[3,2] y, double[{z}] z) {{ {start} " \
-        f"e, a = Scan<{inside}, body = b (double[3,6] s, double[3,4] i) => (double[3,6] n, double[3,6] o) {{ {step} }}>(h, x) " \
+    text = (
+        f"(double[{x}] x, double[3,4] x0) => (double[3,2] y, double[{z}] z) {{ {start} "
+        f"e, a = Scan<{inside}, body = b (double[3,6] s, double[3,4] i) => (double[3,6] n, double[3,6] o) {{ {step} }}>(h, x) "
         f"{tail} }}"
+    )
     options["weights"] = CELL | {"W0": (4, 6)} | options.get("weights", {})
     options.setdefault("narrow", CELL_SLIM | {"W0": (4, 4)})
     return Trap(name, text, **options)
@@ -144,11 +157,24 @@ def test_scan(trap: Trap) -> None:
     trap.check()
 
 
-def loop(name: str, body: str, states: str = "h", *, start: str = "h = MatMul(x, W0)", ins: str = "double[3,6] s",
-         outs: str = "double[3,6] n, double[3,6] o", results: str = "e, a", limit: str = "k", z: str = "T,3,2",
-         tail: str = "y = MatMul(e, V) z = MatMul(a, Q)", **options: Any) -> Trap:
-    text = f"(double[3,4] x, int64 k) => (double[3,2] y, double[{z}] z) {{ go = Constant<value = bool {{1}}>() {start} " \
+def loop(
+    name: str,
+    body: str,
+    states: str = "h",
+    *,
+    start: str = "h = MatMul(x, W0)",
+    ins: str = "double[3,6] s",
+    outs: str = "double[3,6] n, double[3,6] o",
+    results: str = "e, a",
+    limit: str = "k",
+    z: str = "T,3,2",
+    tail: str = "y = MatMul(e, V) z = MatMul(a, Q)",
+    **options: Any,
+) -> Trap:
+    text = (
+        f"(double[3,4] x, int64 k) => (double[3,2] y, double[{z}] z) {{ go = Constant<value = bool {{1}}>() {start} "
         f"{results} = Loop({limit}, go, {states}) <body = b (int64 j, bool g, {ins}) => (bool g2, {outs}) {{ {body} }}> {tail} }}"
+    )
     options["weights"] = CELL | {"W0": (4, 6)} | options.get("weights", {})
     options.setdefault("narrow", CELL_SLIM | {"W0": (4, 4)})
     return Trap(name, text, ranges={"k": (3, 4)}, **options)
@@ -213,9 +239,15 @@ def test_loop_without_shapes() -> None:
 
 def test_loop_without_shapes_that_grows() -> None:
     """A state that is not of one extent in every turn is left alone."""
-    trap = loop("grows", "g2 = Identity(g) p = MatMul(x, W) n = Concat<axis = 1>(s, p) o = Identity(p)", ins="double[P,Q] s",
-                outs="double[U,V] n, double[3,6] o", tail="f = ReduceMean<axes = [1]>(e) d = MatMul(x, U) y = Add(d, f) "
-                "z = MatMul(a, Q)", weights={"U": (4, 2)}, zero={"W0": COLUMNS, "Q": ROWS})
+    trap = loop(
+        "grows",
+        "g2 = Identity(g) p = MatMul(x, W) n = Concat<axis = 1>(s, p) o = Identity(p)",
+        ins="double[P,Q] s",
+        outs="double[U,V] n, double[3,6] o",
+        tail="f = ReduceMean<axes = [1]>(e) d = MatMul(x, U) y = Add(d, f) z = MatMul(a, Q)",
+        weights={"U": (4, 2)},
+        zero={"W0": COLUMNS, "Q": ROWS},
+    )
     model = without_shapes(trap.case().model)
     small, _ = onnxdam.slim(model, align="none")
     assert widths(small)["W0"] == (4, 6)
@@ -225,8 +257,10 @@ def test_loop_without_shapes_that_grows() -> None:
 
 
 def test_optional_keeps_everything() -> None:
-    text = "(double[N,4] x) => (double[M,2] y) { a = MatMul(x, W1) q = Optional(a) h = OptionalHasElement(q) " \
+    text = (
+        "(double[N,4] x) => (double[M,2] y) { a = MatMul(x, W1) q = Optional(a) h = OptionalHasElement(q) "
         "e = OptionalGetElement(q) k = Cast<to = 11>(h) r = Mul(e, k) y = MatMul(r, W2) }"
+    )
     case = Trap("optional", text, weights=D, zero={"W1": COLUMNS, "W2": ROWS}, opset=18).case()
     small, _ = onnxdam.slim(case.model, align="none")
     assert widths(small) == D
@@ -249,14 +283,17 @@ SEQUENCES = {
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_sequences_keep_everything(name: str) -> None:
     text = f"(double[N,4] x) => (double[M,2] y) {{ a = MatMul(x, W1) b = Neg(a) {SEQUENCES[name]} }}"
-    Trap(name, text, weights=D | {"three": np.array([3, 3])}, zero={"W1": COLUMNS, "W2": ROWS}, opset=18, narrow=D).check()
+    Trap(
+        name, text, weights=D | {"three": np.array([3, 3])}, zero={"W1": COLUMNS, "W2": ROWS}, opset=18, narrow=D
+    ).check()
 
 
 def with_initializers_in_a_branch() -> onnx.ModelProto:
     model = onnx.parser.parse_model(
         '<ir_version: 8, opset_import: ["": 17]> g (double[N,4] x, bool c) => (double[N,2] y) { a = MatMul(x, W1) '
         "r = If(c) <then_branch = t () => (double[N,6] u) { u = Mul(a, g) }, "
-        "else_branch = e () => (double[N,6] v) { v = Add(a, g) }> y = MatMul(r, W2) }")
+        "else_branch = e () => (double[N,6] v) { v = Add(a, g) }> y = MatMul(r, W2) }"
+    )
     rng = np.random.default_rng(0)
     w1, w2 = rng.normal(size=(4, 6)), rng.normal(size=(6, 2))
     w2[[1, 2]] = 0

@@ -14,7 +14,9 @@ DEAD = {"W": s_[:, [1, 4]]}
 UNREAD = {"M": s_[[1, 4]]}
 
 
-def chain(name: str, body: str, zero: object = DEAD, narrow: object = NARROW, weights: object = None, **options: object) -> Trap:
+def chain(
+    name: str, body: str, zero: object = DEAD, narrow: object = NARROW, weights: object = None, **options: object
+) -> Trap:
     return Trap(name, HEAD + body + " }", {**CHAIN, **(weights or {})}, zero, narrow, **options)  # type: ignore[arg-type,dict-item]
 
 

@@ -15,7 +15,9 @@ TEXT = "(double[N,T,3] x) => (double[N,T,2] y) { a = MatMul(x, W) "
 
 
 def image(name: str, body: str, zero: object, narrow: object = None, weights: object = None, **options: object) -> Trap:
-    return Trap(name, IMAGE + body + " y = Conv(b, W2) }", {**CHANNELS, **(weights or {})}, zero, narrow or NARROW, **options)  # type: ignore[arg-type,dict-item]
+    return Trap(
+        name, IMAGE + body + " y = Conv(b, W2) }", {**CHANNELS, **(weights or {})}, zero, narrow or NARROW, **options
+    )  # type: ignore[arg-type,dict-item]
 
 
 GROUPS = "b = GroupNormalization<num_groups = 3>(a, s, c)"

@@ -143,7 +143,9 @@ def contraction(c: Chain, axis: int) -> None:
         letters = "abcd"[: len(c.shape)]
         w = c.normal(size, 3)
         w[dead(c, (size,))] = 0
-        c.name = c.add("Einsum", c.weight(w), equation=f"{letters},{letters[axis]}z->{letters.replace(letters[axis], 'z')}")
+        c.name = c.add(
+            "Einsum", c.weight(w), equation=f"{letters},{letters[axis]}z->{letters.replace(letters[axis], 'z')}"
+        )
         c.shape[axis] = 3
 
 

@@ -39,7 +39,9 @@ def shapes(cell: str, hidden: int, inputs: int = N_IN, directions: int = 1) -> d
     return weights(cell, hidden, directions) | {"W": (directions, GATES[cell] * hidden, inputs)}
 
 
-def one(name: str, cell: str, inside: str = "", *, head: str = "s = Squeeze(y, one) z = MatMul(s, V)", **options: Any) -> Trap:
+def one(
+    name: str, cell: str, inside: str = "", *, head: str = "s = Squeeze(y, one) z = MatMul(s, V)", **options: Any
+) -> Trap:
     """A single unidirectional cell between an input and a matrix product."""
     text = f"(double[T,N,{N_IN}] x) => (double[T,N,2] z) {{ y = {cell}<hidden_size = {H}{inside}>(x, W, R, B) {head} }}"
     options["weights"] = weights(cell, one=np.array([1])) | options.get("weights", {})
@@ -96,7 +98,14 @@ def opposite_biases(cell: str, **options: Any) -> Trap:
     b[:, rows(cell, 1, blocks=2)] = np.repeat([1.0, -1.0], GATES[cell])
     mask = dead(cell, 1)
     inside = options.pop("inside", "")
-    return one(f"{cell}{inside} biases cancel", cell, inside, weights={"B": b}, zero={"W": mask["W"], "R": mask["R"]}, **options)
+    return one(
+        f"{cell}{inside} biases cancel",
+        cell,
+        inside,
+        weights={"B": b},
+        zero={"W": mask["W"], "R": mask["R"]},
+        **options,
+    )
 
 
 @pytest.mark.parametrize("trap", [
@@ -113,8 +122,10 @@ def wired(name: str, text: str, cell: str = "LSTM", **options: Any) -> Trap:
 
 
 SEQUENCE = f"(double[T,N,{N_IN}] x) => (double[T,N,2] z) {{ "
-BOTH = SEQUENCE + 'y = CELL<hidden_size = 5, direction = "bidirectional"INSIDE>(x, W, R, B) ' \
+BOTH = (
+    SEQUENCE + 'y = CELL<hidden_size = 5, direction = "bidirectional"INSIDE>(x, W, R, B) '
     "t = Transpose<perm = [0, 2, 1, 3]>(y) r = Reshape(t, to) z = MatMul(r, V) }"
+)
 
 
 def both(name: str, cell: str, inside: str = "", **options: Any) -> Trap:
@@ -175,8 +186,10 @@ def test_directions(trap: Trap) -> None:
     trap.check()
 
 
-CONSTANT_INPUT = f"(double[T,N,2] x) => (double[T,N,2] z) {{ a = MatMul(x, W0) c = Add(a, b0) r = Relu(c) " \
+CONSTANT_INPUT = (
+    f"(double[T,N,2] x) => (double[T,N,2] z) {{ a = MatMul(x, W0) c = Add(a, b0) r = Relu(c) "
     f"y = LSTM<hidden_size = {H}>(r, W, R{{bias}}) s = Squeeze(y, one) z = MatMul(s, V) }}"
+)
 SURROUNDED = [
     wired("constant inputs move into the bias", CONSTANT_INPUT.replace("{bias}", ", B"),
           weights={"W0": (2, N_IN), "b0": np.array([0.3, -0.2, 0.7])}, zero={"W0": s_[:, [0, 2]]},
@@ -266,7 +279,9 @@ class Draw:
     def stacked(self, name: str, blocks: int, *shape: int) -> str:
         """Rows by gate; those of dead units are zero, sometimes only some gates of them."""
         self.add(name, self.directions, blocks * H, *shape)
-        gates = range(blocks) if self.chance(0.6) else [g for g in range(blocks) if g % self.count == CANDIDATE[self.cell]]
+        gates = (
+            range(blocks) if self.chance(0.6) else [g for g in range(blocks) if g % self.count == CANDIDATE[self.cell]]
+        )
         for d in range(self.directions):
             for g in gates:
                 if self.chance(0.95):

@@ -14,17 +14,39 @@ POOLED = {"W1": (4, 3, 1, 1), "W2": (2, 4, 1, 1)}
 
 def spatial(kind: str, body: str, opset: int = 18, **options: object) -> Trap:
     """A reduction over positions between two convolutions: the channels correspond."""
-    return Trap(kind, HEAD + body + " }", weights={**WIDE, "axes": np.array([2, -1])}, zero={"W1": s_[[1, 4]]}, narrow=POOLED,
-                opset=opset, **options)  # type: ignore[arg-type]
+    return Trap(
+        kind,
+        HEAD + body + " }",
+        weights={**WIDE, "axes": np.array([2, -1])},
+        zero={"W1": s_[[1, 4]]},
+        narrow=POOLED,
+        opset=opset,
+        **options,
+    )  # type: ignore[arg-type]
 
 
 SPATIAL = [
     spatial(kind, f"b = {kind}(a, axes) y = Conv(b, W2)")
-    for kind in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd")
+    for kind in (
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceProd",
+    )
 ]
 OLD = [
-    Trap(f"{kind} before opset 18", HEAD + f"r = Exp(a) b = {kind}<axes = [2, 3]>(r) y = Conv(b, W2) }}", weights=WIDE,
-         zero={"W2": s_[:, [1, 4]]}, narrow=POOLED, opset=13)
+    Trap(
+        f"{kind} before opset 18",
+        HEAD + f"r = Exp(a) b = {kind}<axes = [2, 3]>(r) y = Conv(b, W2) }}",
+        weights=WIDE,
+        zero={"W2": s_[:, [1, 4]]},
+        narrow=POOLED,
+        opset=13,
+    )
     for kind in ("ReduceMean", "ReduceMax", "ReduceLogSum", "ReduceLogSumExp")
 ]
 FLAT = Trap(
@@ -35,10 +57,20 @@ FLAT = Trap(
 MATRIX = "(double[N,3] x) => (double[N,K] y) { a = MatMul(x, W) "
 
 
-def across(kind: str, *, width: int, opset: int = 18, body: str = "", zero: object = None, weights: object = None) -> Trap:
+def across(
+    kind: str, *, width: int, opset: int = 18, body: str = "", zero: object = None, weights: object = None
+) -> Trap:
     """A reduction over the channels: what adds nothing leaves."""
-    return Trap(f"{kind} {body}", MATRIX + (body or f"y = {kind}(a, axes)") + " }", weights={"W": (3, 6), "axes": np.array([1]), **(weights or {})},  # type: ignore[dict-item]
-                zero=zero or {"W": s_[:, [1, 4]]}, narrow={"W": (3, width)}, opset=opset, extra=0, at_most=6)  # type: ignore[arg-type]
+    return Trap(
+        f"{kind} {body}",
+        MATRIX + (body or f"y = {kind}(a, axes)") + " }",
+        weights={"W": (3, 6), "axes": np.array([1]), **(weights or {})},  # type: ignore[dict-item]
+        zero=zero or {"W": s_[:, [1, 4]]},
+        narrow={"W": (3, width)},
+        opset=opset,
+        extra=0,
+        at_most=6,
+    )  # type: ignore[arg-type]
 
 
 ACROSS = [
@@ -47,9 +79,24 @@ ACROSS = [
     across("ReduceMax", width=4, body="r = Relu(a) y = ReduceMax(r, axes)"),
     across("ReduceMin", width=6, body="r = Relu(a) y = ReduceMin(r, axes)"),
     across("ReduceMean", width=4, body="m = ReduceMean(a, axes) y = Div(m, c)", weights={"c": np.array([2.0])}),
-    across("ReduceMean", width=4, body="q = Mul(a, a) m = ReduceMean(q, axes) n = Sqrt(m) y = Mul(n, c)", weights={"c": np.array([2.0])}),
-    across("ReduceMean", width=4, body="q = Mul(a, a) m = ReduceMean(q, axes) n = Add(m, c) y = Div(c, n)", weights={"c": np.array([2.0])}),
-    across("ReduceMean", width=4, body="m = ReduceMean(a, axes) n = Add(m, c) y = Add(m, n)", weights={"c": np.array([2.0])}),
+    across(
+        "ReduceMean",
+        width=4,
+        body="q = Mul(a, a) m = ReduceMean(q, axes) n = Sqrt(m) y = Mul(n, c)",
+        weights={"c": np.array([2.0])},
+    ),
+    across(
+        "ReduceMean",
+        width=4,
+        body="q = Mul(a, a) m = ReduceMean(q, axes) n = Add(m, c) y = Div(c, n)",
+        weights={"c": np.array([2.0])},
+    ),
+    across(
+        "ReduceMean",
+        width=4,
+        body="m = ReduceMean(a, axes) n = Add(m, c) y = Add(m, n)",
+        weights={"c": np.array([2.0])},
+    ),
     across("ReduceMean", width=6, body="m = ReduceMean(a, axes) d = Sub(a, m) q = Mul(d, d) y = ReduceMean(q, axes)"),
 ]
 

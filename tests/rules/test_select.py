@@ -15,7 +15,9 @@ UNREAD = {"W2": s_[:, [1, 4]]}
 IMAGE = "(float[N,3,8,6] x) => (float[N,2,D,E] y) { a = Conv(x, W1) "
 
 
-def image(name: str, body: str, zero: object = UNREAD, narrow: object = NARROW, weights: object = None, **options: object) -> Single:
+def image(
+    name: str, body: str, zero: object = UNREAD, narrow: object = NARROW, weights: object = None, **options: object
+) -> Single:
     """One operator between two convolutions."""
     return Single(name, IMAGE + body + " y = Conv(b, W2) }", {**CHANNELS, **(weights or {})}, zero, narrow, **options)  # type: ignore[arg-type,dict-item]
 

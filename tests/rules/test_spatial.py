@@ -16,22 +16,40 @@ UNREAD = {"W2": s_[:, [1, 4]]}
 IMAGE = "(double[N,3,8,6] x) => (double[N,2,D,E] y) { a = Conv(x, W1) "
 
 
-def pooled(name: str, body: str, zero: object = DEAD, narrow: object = NARROW, weights: object = None, **options: object) -> Trap:
+def pooled(
+    name: str, body: str, zero: object = DEAD, narrow: object = NARROW, weights: object = None, **options: object
+) -> Trap:
     """One operator between two convolutions."""
     return Trap(name, IMAGE + body + " y = Conv(b, W2) }", {**CHANNELS, **(weights or {})}, zero, narrow, **options)  # type: ignore[arg-type,dict-item]
 
 
 POOLS = [
     pooled("max", "b = MaxPool<kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 0]>(a)"),
-    pooled("max of a constant", "r = Sigmoid(a) b = MaxPool<kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 0]>(r)", extra=2),
+    pooled(
+        "max of a constant",
+        "r = Sigmoid(a) b = MaxPool<kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 0]>(r)",
+        extra=2,
+    ),
     pooled("max whose indices nobody reads", "b, i = MaxPool<kernel_shape = [2, 2]>(a)"),
-    pooled("average", "b = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2], ceil_mode = 1>(a)", opset=19),
-    pooled("average of a constant", "r = Sigmoid(a) b = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(r)", extra=2),
+    pooled(
+        "average",
+        "b = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2], ceil_mode = 1>(a)",
+        opset=19,
+    ),
+    pooled(
+        "average of a constant",
+        "r = Sigmoid(a) b = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(r)",
+        extra=2,
+    ),
     pooled("global average", "r = Sigmoid(a) b = GlobalAveragePool(r)", extra=2),
     pooled("global maximum", "r = Sigmoid(a) b = GlobalMaxPool(r)", extra=2),
     pooled("power", "b = LpPool<kernel_shape = [2, 2], p = 2>(a)", opset=18),
     pooled("power of a constant", "r = Sigmoid(a) b = LpPool<kernel_shape = [2, 2], p = 2>(r)", UNREAD, opset=18),
-    pooled("maximum over the channels of what is not negative", "r = Relu(a) m = ReduceMax<axes = [1]>(r) b = Mul(r, m)", opset=17),
+    pooled(
+        "maximum over the channels of what is not negative",
+        "r = Relu(a) m = ReduceMax<axes = [1]>(r) b = Mul(r, m)",
+        opset=17,
+    ),
 ]
 SCALES = {"scales": np.array([1, 1, 2, 2], np.float32), "sizes": np.array([2, 6, 16, 3])}
 RESIZES = [
