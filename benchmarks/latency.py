@@ -104,7 +104,7 @@ def main() -> int:
                 ratios = [(pair(results, 0, i), pair(results, 1, i)) for i in range(2, 2 + len(aligns))]
                 judged.append((f"{NETWORKS[name].title} {share:.0%}", *ratios[0]))
                 dense, narrow = (float(np.median([np.median(r[i]) for r in results])) * 1e3 for i in (0, 1))
-                cells = " | ".join(f"{d[0]:.3f} ({d[1]:.2f} to {d[2]:.2f}) | {n[0]:.3f} ({n[1]:.2f} to {n[2]:.2f})" for d, n in ratios)
+                cells = " | ".join(f"{r[0]:.3f} ({r[1]:.2f} to {r[2]:.2f})" for both in ratios for r in both)
                 print(f"| {NETWORKS[name].title} | {share:.0%} | {dense:.2f} | {narrow:.2f} | {cells} |", flush=True)
     if args.build_only:
         return 0
