@@ -230,7 +230,7 @@ class Pad(Rule):
             return
         new = {}
         for i, (before, after) in borders.items():
-            if before or after:
+            if slim.narrowed(op.y, i):
                 kept = slim.slots(op.y, i)
                 n = op.x.axes[i].n
                 before, after = int((kept < before).sum()), int((kept >= before + n).sum())

@@ -143,6 +143,13 @@ TRAPS = [
         {"W1": s_[1]}, None,
     ),
     Trap(
+        "pad_channels_and_positions_of_unknown_extent",
+        "(double[N,3,T,6] x) => (double[N,2,S,7] y)"
+        "{ a = Conv(x, W1)  p = Pad(a, pads)  y = Conv(p, W2) }",
+        {"W1": (4, 3, 1, 1), "W2": (2, 7, 3, 3), "pads": [0, 1, 2, 1, 0, 2, 1, 2]}, {"W1": s_[1]},
+        {"W1": (3, 3, 1, 1), "W2": (2, 3, 3, 3)},
+    ),
+    Trap(
         "pad_spatially_with_a_value_of_a_zero_channel",
         "(double[N,3,6,6] x) => (double[N,2,6,6] y)"
         "{ a = Conv(x, W1)  p = Pad(a, pads, v)  y = Conv(p, W2) }",
