@@ -121,6 +121,10 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     from onnxdam.graph import io
     from onnxdam.graph.count import count
 
+    if given["output"] == "-":
+        raise click.UsageError("-o needs the name of a file; a model is not written to standard output")
+    if given["plan_to"] and given["report"] and Path(given["plan_to"]).resolve() == Path(given["report"]).resolve():
+        raise click.UsageError("--plan and --report name the same file")
     if given["output"]:
         io.check_output(Path(given["output"]), overwrite=given["force"], sources=[] if source == "-" else [source])
     if given["data"] is not None:
@@ -147,7 +151,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     if given["plan_from"]:
         say("applying the plan")
         plan = _read_plan(given["plan_from"])
-        slim = None if given["dry_run"] else api.apply(subject, plan)
+        slim = None if given["dry_run"] else api.apply(subject, plan, strict=given["strict"])
     else:
         say("looking for what is masked")
         asked = {name: given[name] for name in (*PLANNING, "provider", "strict")}
@@ -162,7 +166,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
         outcome.after = count(slim)
         outcome.output = given["output"]
         clock.lap("count")
-        _write(outcome, slim, model, read_from, given, say)
+        _write(outcome, slim, _reference(model, plan, given["strict"]), read_from, given, say)
     if given["plan_to"] and outcome.passed:
         _write_text(given["plan_to"], plan.to_json() + "\n")
     if given["report"]:
@@ -175,7 +179,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
 def _write(
     outcome: _Outcome,
     slim: ir.Model,
-    reference: Path | onnx.ModelProto,
+    reference: Path | onnx.ModelProto | ir.Model,
     read_from: list[Path],
     given: dict[str, Any],
     say: Say,
@@ -207,6 +211,15 @@ def _write(
                 raise _Mismatch
     except _Mismatch:
         pass
+
+
+def _reference(model: Path | onnx.ModelProto, plan: Plan, strict: bool) -> Path | onnx.ModelProto | ir.Model:
+    """What the slim model must be equal to: with --threshold, the model whose small weights are zero."""
+    from onnxdam.graph import io
+    from onnxdam.graph.threshold import zero_small
+
+    threshold = float(plan.options.get("threshold", 0.0))
+    return zero_small(io.load(model, strict=strict).clone(), threshold) if threshold else model
 
 
 class _Mismatch(Exception):

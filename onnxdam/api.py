@@ -6,7 +6,9 @@ kind (a path comes back as an `onnx_ir.Model`).
 
 from __future__ import annotations
 
+import copy
 import fnmatch
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from onnxdam.analysis.tensor import Axis, Tensor
 from onnxdam.analysis.width import fast_multiple
 from onnxdam.errors import InputError
 from onnxdam.graph import functions, io
+from onnxdam.graph.threshold import zero_small
 from onnxdam.plan import Plan
 from onnxdam.rewrite.record import record
 from onnxdam.rewrite.slim import Slim
@@ -64,23 +67,23 @@ def plan(model: Model, **options: object) -> Plan:
     """
     chosen = read_options(options)
     source = io.load(model, strict=chosen.strict)
-    return decide(working_copy(model, source), chosen, io.fingerprint(source))[1]
+    return decide(working_copy(model, source, chosen.threshold), chosen, io.fingerprint(source))[1]
 
 
-def apply(model: M, plan: Plan) -> M:
+def apply(model: M, plan: Plan, *, strict: bool = True) -> M:
     """Executes a plan.
 
     Raises:
         InputError: the plan was made for another model.
     """
-    source = io.load(model)
+    source = io.load(model, strict=strict)
     if io.fingerprint(source) != plan.fingerprint:
         raise InputError("plan: it was made for another model; make it again with `onnxdam prune --dry-run --plan`")
-    network = Network(working_copy(model, source), float(plan.options.get("threshold", 0.0)))
+    network = Network(working_copy(model, source, float(plan.options.get("threshold", 0.0))))
     need = Need(network, preset=plan.kept)
     if record(need, plan.fingerprint, plan.options).kept != plan.kept:
         raise InputError("plan: it removes slots that are needed; slots can be added to a plan by hand, not taken away")
-    return _like(model, _rewrite(source, need, simplify=bool(plan.options.get("simplify", True))))
+    return _rewrite(model, source, need, simplify=bool(plan.options.get("simplify", True)))
 
 
 def slim(model: M, **options: object) -> tuple[M, Plan]:
@@ -91,8 +94,8 @@ def slim(model: M, **options: object) -> tuple[M, Plan]:
     """
     chosen = read_options(options)
     source = io.load(model, strict=chosen.strict)
-    need, made = decide(working_copy(model, source), chosen, io.fingerprint(source))
-    return _like(model, _rewrite(source, need, simplify=chosen.simplify)), made
+    need, made = decide(working_copy(model, source, chosen.threshold), chosen, io.fingerprint(source))
+    return _rewrite(model, source, need, simplify=chosen.simplify), made
 
 
 def explain(model: Model, where: str, **options: object) -> list[Step]:
@@ -107,7 +110,7 @@ def explain(model: Model, where: str, **options: object) -> list[Step]:
         InputError: there is no such value, axis or index.
     """
     chosen = read_options(options)
-    need, _ = decide(working_copy(model, io.load(model, strict=chosen.strict)), chosen, "")
+    need, _ = decide(working_copy(model, io.load(model, strict=chosen.strict), chosen.threshold), chosen, "")
     tensor, axis, index = _locate(need.network, where)
     return list(Reasons(need).chain(axis, _pick(need, tensor, axis) if index is None else index))
 
@@ -115,24 +118,25 @@ def explain(model: Model, where: str, **options: object) -> list[Step]:
 def read_options(options: dict[str, object]) -> Options:
     """Keyword arguments as `Options`; InputError names one that does not exist."""
     try:
-        return Options(**options)  # type: ignore[arg-type]
+        chosen = Options(**options)  # type: ignore[arg-type]
     except TypeError as error:
         raise InputError(f"unknown option: {error}") from None
+    if not (math.isfinite(chosen.threshold) and chosen.threshold >= 0):
+        raise InputError(f"threshold: {chosen.threshold} is not a number from 0 on")
+    return chosen
 
 
-def working_copy(model: Model, source: ir.Model) -> ir.Model:
+def working_copy(model: Model, source: ir.Model, threshold: float = 0.0) -> ir.Model:
     """A model that may be rewritten in place; one that was just read from a file is nobody else's."""
-    fresh = not isinstance(model, ir.Model) and not source.functions
-    return source if fresh else functions.inline(source.clone())
+    fresh = not isinstance(model, ir.Model) and not source.functions and not threshold
+    return source if fresh else zero_small(functions.inline(source.clone()), threshold)
 
 
 @collector.paused()
 def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, Plan]:
     """The decision and its record; `source` may be rewritten by it later."""
     multiple = fast_multiple(options.align, options.provider)
-    if options.threshold < 0:
-        raise InputError(f"threshold: {options.threshold} is negative")
-    network = Network(source, options.threshold)
+    network = Network(source)
     need = Need(network, align=multiple, protect=_protected(network, options.protect))
     asked = {
         "threshold": options.threshold,
@@ -144,14 +148,14 @@ def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, 
 
 
 @collector.paused()
-def _rewrite(source: ir.Model, need: Need, *, simplify: bool) -> ir.Model:
-    """The slim model; a model from which nothing leaves comes back as it was."""
+def _rewrite(model: M, source: ir.Model, need: Need, *, simplify: bool) -> M:
+    """The slim model, of the kind that went in; a model from which nothing leaves comes back as it was."""
     slimmer = Slim(need.network, need, simplify=simplify)
-    return slimmer.run() if slimmer.has_work() else source
-
-
-def _like(model: M, result: ir.Model) -> M:
-    return io.to_proto(result) if isinstance(model, onnx.ModelProto) else result  # type: ignore[return-value]
+    proto = isinstance(model, onnx.ModelProto)
+    if slimmer.has_work():
+        result = slimmer.run()
+        return io.to_proto(result) if proto else result  # type: ignore[return-value]
+    return copy.deepcopy(model) if proto else source  # type: ignore[return-value]
 
 
 def _protected(network: Network, patterns: Sequence[str]) -> frozenset[str]:

@@ -251,6 +251,8 @@ def _check_array(item: Input, array: np.ndarray) -> None:
         raise InputError(
             f"data: array {item.name!r} has shape {list(array.shape)}, the model takes [{', '.join(wanted)}]"
         )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"data: array {item.name!r} holds NaN or infinity; a comparison of those would prove nothing")
 
 
 def _sizes_of(inputs: list[Input], feed: Feed) -> Sizes:

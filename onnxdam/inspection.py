@@ -98,7 +98,7 @@ def inspect(model: api.Model, **options: object) -> Inspection:
     """
     chosen = api.read_options(options)
     source = io.load(model, strict=chosen.strict)
-    need, plan = api.decide(api.working_copy(model, source), chosen, io.fingerprint(source))
+    need, plan = api.decide(api.working_copy(model, source, chosen.threshold), chosen, io.fingerprint(source))
     groups = sorted(_groups(need), key=lambda group: (-group.dead, -group.constant, -group.slots))
     pins = sorted(_pins(need), key=lambda pin: -pin.slots)
     return Inspection(count.count(source), plan, tuple(groups), tuple(pins))

@@ -35,12 +35,10 @@ class Network:
 
     Args:
         model: is read, not changed.
-        threshold: weights of at most this magnitude count as zero.
     """
 
-    def __init__(self, model: ir.Model, threshold: float = 0.0) -> None:
+    def __init__(self, model: ir.Model) -> None:
         self.model = model
-        self.threshold = threshold
         self.window = Window()  # what the weights are read through
         self.ops: list[Op] = []
         self.tensors: dict[int, Tensor] = {}
@@ -92,15 +90,7 @@ class Network:
             return
         tensor.reshape(list(content.shape.numpy()))
         tensor.dtype = content.dtype.numpy()
-        threshold = self.threshold
-
-        def load() -> Array:
-            array = self.window.read(content)
-            if threshold and array.dtype.kind == "f" and array.ndim:
-                array = np.where(np.abs(array) <= threshold, array.dtype.type(0), array)
-            return array
-
-        tensor.provide(load, keep=not isinstance(content, ir.ExternalTensor))
+        tensor.provide(lambda: self.window.read(content), keep=not isinstance(content, ir.ExternalTensor))
         tensor.is_leaf = True
 
     def _visit(self, node: ir.Node, types: Shapes, inner: dict[str, Any], scope: str) -> None:

@@ -97,6 +97,8 @@ def _backwards(t: Tensor, axis: int, factors: Array, edits: dict[tuple[Op, int],
         if source.axes[along].n != len(factors):
             return False
         if source.is_leaf:
+            if not _fits(source, along, factors):
+                return False
             edits[maker, index] = (along, factors)
         elif not _backwards(source, along, factors, edits):
             return False
@@ -122,5 +124,19 @@ def _forwards(op: Op, axis: int, factors: Array, edits: dict[tuple[Op, int], Sca
         weight = reader.tensor(found[0]) if found is not None else None
         if found is None or weight is None or not weight.is_leaf or weight.axes[found[1]].n != len(factors):
             return False
+        if not _fits(weight, found[1], factors):
+            return False
         edits[reader, found[0]] = (found[1], factors)
     return True
+
+
+def _fits(weight: Tensor, axis: int, factors: Array) -> bool:
+    """Whether the scaled weight keeps its precision: nothing overflows, nothing that is not zero underflows."""
+    if weight.dtype is None or weight.dtype.itemsize > 2:
+        return True  # wide exponents: scales of a gate stay far inside
+    import ml_dtypes
+
+    scaled = weight.content.astype(np.float64) * factors.reshape([-1 if i == axis else 1 for i in range(weight.rank)])
+    limits = ml_dtypes.finfo(weight.dtype)
+    size = np.abs(scaled[scaled != 0])
+    return not size.size or bool(size.max() <= float(limits.max) and size.min() >= float(limits.tiny))
