@@ -400,7 +400,7 @@ class _Comparison:
             allowed = self.base if noise is None else max(self.base, noise.allowed(index, difference))
             if difference.error <= allowed or (noise is not None and self._grain(name, difference, noise.eps)):
                 continue
-            if noise is not None and noise.explains(index, difference):
+            if noise is not None and noise.explains(index, difference, expected[index]):
                 continue
             return Case(case.sizes, case.inputs, case.level, difference.error, allowed, False, name, difference.why)
         allowed = max(self.base, *(noise.allowed(i, d) for i, d in enumerate(found))) if noise else self.base
@@ -452,8 +452,14 @@ class Noise:
         cap = float("inf") if difference.apart <= GRAIN * self.eps else NOISE_CAP
         return min(cap, NOISE_FACTOR * self.errors[index])
 
-    def explains(self, index: int, difference: tolerance.Difference) -> bool:
-        """Entries that differ in kind are ties: each of them changed under a nudge as well."""
+    def explains(self, index: int, difference: tolerance.Difference, expected: Any) -> bool:
+        """Entries that differ in kind are ties: each of them changed under a nudge as well.
+
+        A number that became infinite or none is never a tie.
+        """
+        if difference.where is not None and isinstance(expected, np.ndarray) and expected.dtype.kind == "f":
+            if np.isfinite(expected[difference.where]).any():
+                return False
         unsteady = self.unsteady[index]
         return difference.where is not None and unsteady is not None and not (difference.where & ~unsteady).any()
 
