@@ -458,10 +458,16 @@ class Noise:
         A number that became infinite or none is never a tie.
         """
         if difference.where is not None and isinstance(expected, np.ndarray) and expected.dtype.kind == "f":
-            if np.isfinite(expected[difference.where]).any():
-                return False
+            finite = bool(np.isfinite(expected[difference.where]).any())
+        else:
+            finite = False
         unsteady = self.unsteady[index]
-        return difference.where is not None and unsteady is not None and not (difference.where & ~unsteady).any()
+        return (
+            not finite
+            and difference.where is not None
+            and unsteady is not None
+            and not (difference.where & ~unsteady).any()
+        )
 
 
 def _nudge(array: np.ndarray, eps: float, rng: np.random.Generator) -> np.ndarray:
