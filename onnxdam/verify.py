@@ -457,17 +457,12 @@ class Noise:
 
         A number that became infinite or none is never a tie.
         """
-        if difference.where is not None and isinstance(expected, np.ndarray) and expected.dtype.kind == "f":
-            finite = bool(np.isfinite(expected[difference.where]).any())
-        else:
-            finite = False
-        unsteady = self.unsteady[index]
-        return (
-            not finite
-            and difference.where is not None
-            and unsteady is not None
-            and not (difference.where & ~unsteady).any()
-        )
+        where, unsteady = difference.where, self.unsteady[index]
+        if where is None or unsteady is None:
+            return False
+        if isinstance(expected, np.ndarray) and expected.dtype.kind == "f" and np.isfinite(expected[where]).any():
+            return False
+        return not (where & ~unsteady).any()
 
 
 def _nudge(array: np.ndarray, eps: float, rng: np.random.Generator) -> np.ndarray:
