@@ -18,6 +18,7 @@ TRUSTED_FROM: dict[str, float] = {
     "Gelu": float("inf"),  # in single precision
     "Erf": float("inf"),
     "HardSwish": float("inf"),
+    "LRN": float("inf"),  # counts samples where it should count channels
     "Mean": float("inf"),  # cannot broadcast its first input
 }
 

@@ -10,6 +10,7 @@ Runtime.
     Softmax and kin    do not merge the axes behind `axis`, as they should before opset 13
     Erf, Gelu, HardSwish   compute in float32, or with constants of float32
     Mean               adds in place, which cannot broadcast its first input
+    LRN                counts samples where it should count channels
     Pad                refuses negative pads in most cases
     Loop               stacks scan outputs with vstack, and runs nothing when the condition is omitted
 """
@@ -225,6 +226,16 @@ class Mean(OpRun):  # type: ignore[misc]
         return ((sum(x[1:], x[0]) / len(x)).astype(x[0].dtype),)
 
 
+class LRN(OpRun):  # type: ignore[misc]
+    op_domain = ""
+
+    def _run(self, x, alpha=None, beta=None, bias=None, size=None):  # type: ignore[no-untyped-def]
+        before, after = (size - 1) // 2, size // 2
+        squares = np.pad(x**2, [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
+        total = sum(squares[:, k : k + x.shape[1]] for k in range(size))
+        return (x / (bias + alpha / size * total) ** beta,)
+
+
 class Pad(OpRun):  # type: ignore[misc]
     op_domain = ""
 
@@ -269,5 +280,5 @@ class Loop(_Loop):  # type: ignore[misc]
 
 REFERENCE_OPS = [
     ConvTranspose, MaxPool, GlobalMaxPool, GatherElements, DequantizeLinear, QuantizeLinear, Loop, Pad,
-    BatchNormalization, Softmax, LogSoftmax, Hardmax, Erf, Gelu, HardSwish, Mean,
+    BatchNormalization, Softmax, LogSoftmax, Hardmax, Erf, Gelu, HardSwish, LRN, Mean,
 ]  # fmt: skip
