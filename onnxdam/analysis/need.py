@@ -218,7 +218,7 @@ class Need:
                     self._waits_on.setdefault(axis.root, {})[op] = None
 
     def _matters(self, op: Op, tensor: Tensor) -> bool:
-        if tensor.opaque or tensor in op.outs:
+        if tensor.opaque or tensor in op.outs or op.y.opaque:
             return True
         if op.rule.operands == "pieces":
             joint = op.rule.axis(op)

@@ -17,6 +17,7 @@ USES = [
     "v = Slice(u, i0, i1, i1)",
     "v, w = Split<axis=1>(u, halves)",
     "v = Concat<axis=1>(u, u)",
+    "f = Reshape(x, to4)  v = Concat<axis=1>(u, f)",
     "v = Gather<axis=1>(u, i1)",
     "v = Transpose<perm=[1,0,2,3]>(u)",
     "v = Transpose(u)",
@@ -61,7 +62,7 @@ USES = [
 
 RNG = np.random.default_rng(0)
 CONSTANTS = {
-    "i0": [0], "i1": [1], "halves": [2, 2], "ones4": [1, 1, 1, 1], "pads": [0] * 8, "flat": [0, -1], "minus": [-1], "axis1": 1,
+    "i0": [0], "i1": [1], "halves": [2, 2], "ones4": [1, 1, 1, 1], "pads": [0] * 8, "flat": [0, -1], "minus": [-1], "to4": [2, 4, 3, 3], "axis1": 1,
     "zeros4": np.zeros((2, 1, 3, 3), np.int64), "slope4": RNG.normal(size=(2, 1, 3, 3)), "scales": np.ones(4, np.float32),
     "K": RNG.normal(size=(4, 4, 1, 1)), "k": [0.0, 1, 0, 2], "K2": RNG.normal(size=(4, 2, 1, 1)), "one4": [1.0, 1, 1, 1], "slope": RNG.normal(size=(4, 1, 1)),
     "t": True, "zero": 0.0, "M": RNG.normal(size=(3, 3)), "m3": [0.0, 1, 1],
