@@ -127,7 +127,9 @@ def parse(data: bytes, where: str) -> onnx.ModelProto:
     except google.protobuf.message.DecodeError:
         if data[:1] == b"\x08" and (missing := _bytes_missing(data)):  # 0x08: the field ir_version, always first
             raise InputError(f"{where}: is truncated, at least {missing:,} bytes are missing at its end") from None
-        raise InputError(f"{where}: {_NOT_A_MODEL} (it cannot be decoded)") from None
+        raise InputError(
+            f"{where}: {_NOT_A_MODEL} (it cannot be decoded: another kind of file, or cut short)"
+        ) from None
     if not proto.HasField("graph") or not proto.ir_version:
         raise InputError(f"{where}: {_NOT_A_MODEL} (it has no graph)")
     return proto
@@ -152,7 +154,8 @@ def _bytes_missing(data: bytes) -> int:
         if wire == 0:
             varint()
         elif wire == 2:
-            at += varint()
+            size = varint()  # moves `at` itself
+            at += size
         elif wire in (1, 5):
             at += 8 if wire == 1 else 4
         else:
