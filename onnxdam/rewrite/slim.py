@@ -276,7 +276,7 @@ class Slim:
     def _narrow(self, t: Tensor) -> ir.Value:
         """The initializer that holds the kept part of a known tensor, shared by all who read it."""
         picks = [self.slots(t, i) if self.narrowed(t, i) else None for i in range(t.rank)]
-        while t.maker is not None and t.maker.kind == "Identity" and t.maker.x.is_leaf:
+        while t.maker is not None and t.maker.rule.renames and t.maker.x.is_leaf:
             t = t.maker.x  # exporters write equal weights once, with an Identity for each further use
         if t.maker is None and t.value is not None and all(p is None for p in picks):
             return t.value

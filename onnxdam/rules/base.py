@@ -256,6 +256,8 @@ class Rule:
     operands: str = "all"
     #: never compute the output ahead of time even where every input is known (quantised weights stay quantised)
     folds: bool = True
+    #: what it writes is what it reads, under another name
+    renames: bool = False
     #: what it writes is drawn at random
     draws: bool = False
     #: the node reads its inputs' sizes only, not their content

@@ -283,6 +283,8 @@ class Multiplication(Elementwise):
 class Copy(Elementwise):
     """Identity."""
 
+    renames = True
+
     def evaluate(self, op: Op, *arrays: Array) -> Array:
         return arrays[0]
 

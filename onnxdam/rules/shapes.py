@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Sym
 from onnxdam.rules.base import Op, Pinned, Relation, Rule, pin_all
 
 if TYPE_CHECKING:
@@ -171,11 +171,6 @@ class Range(Rule):
 
     def relations(self, op: Op) -> Iterator[Relation]:
         yield from pin_all(op, "a range of numbers")
-
-
-def is_size_tensor(t: Tensor) -> bool:
-    """Whether entries are worth following: small integer tensors of rank 0 or 1."""
-    return not t.opaque and t.rank <= 1 and t.dtype is not None and t.dtype.kind in "iu"
 
 
 TABLE: dict[tuple[str, str], Rule] = {
