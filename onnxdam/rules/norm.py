@@ -240,8 +240,22 @@ class RMSNormalization(Rule):
         if ratio == 1:
             return
         scale = slim.full_known(op, 1)
-        slim.set_attr(op, "epsilon", float(op.attr("epsilon", 1e-5)) * ratio)
+        epsilon = float(op.attr("epsilon", 1e-5)) * ratio
+        slim.set_attr(op, "epsilon", epsilon)
         slim.set_known(op, 1, (scale.astype(np.float64) * math.sqrt(ratio)).astype(scale.dtype))
+        if x.dtype == np.float64:
+            self._make_up(op, slim, epsilon)
+
+    def _make_up(self, op: Op, slim: Slim, epsilon: float) -> None:
+        """The attribute is a float32: with s^2 = stored / epsilon, norm(x; epsilon) = norm(s x; stored)."""
+        stored = float(np.float32(epsilon))
+        if stored == epsilon:
+            return
+        source = op.node.inputs[0]
+        assert source is not None
+        factor = slim.initializer(f"{source.name}_scale", np.float64(math.sqrt(stored / epsilon)))
+        scaled = slim.insert_before(op, "Mul", [source, factor], f"{source.name}_scaled", source)
+        op.node.replace_input_with(0, scaled)
 
 
 class LpNormalization(Rule):

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper, parser
+from onnx.reference import ReferenceEvaluator
 
 import onnxdam
 
@@ -26,3 +27,22 @@ def test_gate_folds_where_the_weight_can_hold_it(weight: float, scale: float, fo
     stored = [numpy_helper.to_array(t) for t in slim.graph.initializer]
     assert all(np.isfinite(array).all() and array.all() for array in stored)
     assert onnx.numpy_helper.to_array(next(t for t in slim.graph.initializer if t.name == "w")).shape == (3, 2)
+
+
+def test_an_rms_norm_in_float64_does_not_suffer_from_its_float32_epsilon() -> None:
+    """Where the squares are no larger than epsilon, rounding epsilon * 4 / 3 to float32 would show."""
+    model = parser.parse_model(
+        '<ir_version: 11, opset_import: ["" : 23]> g (double[N,3] x) => (double[N,2] y) '
+        "<double[3,4] w, double[4] s, double[4,2] v> "
+        "{ a = MatMul(x, w) b = RMSNormalization<epsilon = 0.001>(a, s) y = MatMul(b, v) }"
+    )
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape) for name, shape in (("w", (3, 4)), ("s", (4,)), ("v", (4, 2)))}
+    arrays["w"][:, 1] = 0
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    slim, _ = onnxdam.slim(model, align="none")
+    assert next(t for t in slim.graph.initializer if t.name == "w").dims == [3, 3]
+    x = 1e-3 * rng.standard_normal((5, 3))
+    masked, narrow = (ReferenceEvaluator(m).run(None, {"x": x})[0] for m in (model, slim))
+    np.testing.assert_allclose(narrow, masked, rtol=1e-13)

@@ -94,7 +94,8 @@ TEXTS = [
 @pytest.mark.parametrize("trap", [*IMAGES, *TEXTS], ids=str)
 def test_norm(trap: Trap) -> None:
     outcome = trap.check()
-    assert outcome.nodes_after <= outcome.nodes_before
+    rescaled = "RMSNormalization" in trap.text and trap.narrow  # in float64 only: epsilon is a float32
+    assert outcome.nodes_after <= outcome.nodes_before + bool(rescaled)
 
 
 SINGLE = "(float[N,3,4,5] x) => (float[N,2,4,5] y) { a = Conv(x, W1) "
