@@ -224,7 +224,7 @@ class Slim:
 
     def _cut(self, content: Array, axes: Likes) -> Array:
         for axis, like in enumerate(axes):
-            if like is not None and self.narrowed(*like):
+            if like is not None and self.narrowed(*like) and content.shape[axis] == like[0].axes[like[1]].n:
                 content = content.take(self.slots(*like), axis)
         return content
 
@@ -241,8 +241,12 @@ class Slim:
         self._full.setdefault(op, {})[index] = (content, axes)
 
     def set_sliced(self, op: Op, index: int, content: Array) -> None:
-        """Replaces an input by `content`, which has its final width."""
-        self._full.setdefault(op, {})[index] = (content, [None] * content.ndim)
+        """Replaces an input by `content`, which has its final width; axes as wide as the input's are the input's."""
+        t = op.tensor(index)
+        axes: Likes = [None] * content.ndim
+        if t is not None and t.rank == content.ndim:
+            axes = [(t, i) if n == self.count(t, i) else None for i, n in enumerate(content.shape)]
+        self._full.setdefault(op, {})[index] = (content, axes)
 
     def finish(self, op: Op) -> None:
         """Writes the inputs of a node that was rewritten already and is rewritten again."""

@@ -226,6 +226,8 @@ class Gemm(Rule):
 
     def absorb(self, op: Op) -> str | None:
         b, c = op.tensor(1), op.tensor(2)
+        if op.y.rank != 2:
+            return None
         if b is None or not b.is_leaf:
             plain = op.attr("alpha", 1.0) == op.attr("beta", 1.0) == 1
             return "bias" if b is not None and plain and integer_bias(op) is not None else None

@@ -185,6 +185,24 @@ TRAPS = [
         {"W0": (4, 4, 1, 1), "W1": (6, 2, 3, 3)},
     ),
     Trap(
+        "gate_behind_a_grouped_conv",
+        "(double[N,4,6,6] x) => (double[N,2,6,6] y)"
+        "{ a = Conv(x, W0)  g = Conv<group=2, pads=[1,1,1,1]>(a, W1, b1)  m = Mul(g, gate)  y = Conv(m, W2) }",
+        {"W0": (6, 4, 1, 1), "W1": (6, 3, 3, 3), "b1": (6,), "gate": (1, 6, 1, 1), "W2": (2, 6, 1, 1)},
+        {"gate": s_[:, [0, 4]], "W0": s_[[1, 3]]},
+        {"W0": (4, 4, 1, 1), "W1": (4, 2, 3, 3), "b1": (4,), "W2": (2, 4, 1, 1), "gate": ()},
+        no_ops="Mul",
+    ),
+    Trap(
+        "gate_behind_a_grouped_conv_one_block_dead",
+        "(double[N,4,6,6] x) => (double[N,2,6,6] y)"
+        "{ a = Conv(x, W0)  g = Conv<group=2, pads=[1,1,1,1]>(a, W1, b1)  m = Mul(g, gate)  y = Conv(m, W2) }",
+        {"W0": (6, 4, 1, 1), "W1": (6, 3, 3, 3), "b1": (6,), "gate": (1, 6, 1, 1), "W2": (2, 6, 1, 1)},
+        {"gate": s_[:, 3:]},
+        {"W0": (3, 4, 1, 1), "W1": (3, 3, 3, 3), "b1": (3,), "W2": (2, 3, 1, 1), "gate": ()},
+        no_ops="Mul",
+    ),
+    Trap(
         "depthwise_pair",
         "(double[N,4,6,6] x) => (double[N,2,6,6] y)"
         "{ a = Conv(x, W0)  r = Relu(a)  g = Conv<group=6, pads=[1,1,1,1]>(r, W1, b1)  y = Conv(g, W2) }",
