@@ -24,7 +24,7 @@ def fresh(code: str) -> str:
 def test_every_package_is_listed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     found = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "onnxdam").rglob("__init__.py")}
-    assert listed == found | {"onnxdam.cli"}
+    assert listed == found | {"onnxdam.cli", "onnxdam.recipes"}
 
 
 def test_import_is_light() -> None:

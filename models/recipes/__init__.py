@@ -1,1 +1,41 @@
-"""Training recipes of the papers: reference networks, their data, and how they are trained. Needs torch."""
+"""Training recipes of the papers: reference networks, their data, and how they are trained. Needs torch.
+
+    >>> from onnxdam.recipes import find
+    >>> from onnxdam.recipes.training import train
+    >>> recipe = find("lenet-300-100")  # doctest: +SKIP
+    >>> trained = train(recipe, recipe.load(None))  # doctest: +SKIP
+
+Lives in models/recipes/ at the top level and installs as onnxdam.recipes. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from onnxdam.errors import InputError
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+MODULES = {  # name of the recipe: the file that has it
+    "lenet-300-100": "lenet",
+    "linear-dr": "reduction",
+    "kernel-dr": "reduction",
+    "quadratic-dr": "reduction",
+}
+
+
+def find(name: str) -> Recipe[Any]:
+    """A recipe by its name.
+
+    Raises:
+        InputError: no such recipe.
+    """
+    if name not in MODULES:
+        close = difflib.get_close_matches(name, MODULES, 1)
+        meant = f" (do you mean {close[0]}?)" if close else ""
+        raise InputError(f"no recipe is called {name!r}{meant}; there are {', '.join(MODULES)}")
+    module = importlib.import_module(f"{__package__}.{MODULES[name]}")
+    return next(recipe for recipe in module.RECIPES if recipe.name == name)

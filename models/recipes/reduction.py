@@ -7,18 +7,23 @@
     kernel      20-128-ELU-100 of z                    100-256-ELU-256-ELU-50, 50-128-ELU-100        0.1     10000  1e-3
     quadratic   (W1 z) * (W2 z) + W1 z + b, 20 dims    100-256-256-50 LeakyReLU, a quadratic layer   0.01    5000   1e-2
 
-z ~ N(0, I); the whole set is one batch; Adam (weight decay 1e-6, none for "kernel"); loss MSE + lambda * beta.
+z ~ N(0, I); the whole set is one batch; Adam (weight decay 1e-6, none for "kernel"); loss MSE + lambda * beta. There is
+no split: the points are described, not predicted, and every metric is that of all points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from onnxdam.masks import DAM, Gates
+from onnxdam.errors import InputError
+from onnxdam.masks import DAM, Gates, Schedule
+
+from .recipe import Metric, Recipe, Settings, Split
 
 SAMPLES, WIDTH, BOTTLENECK = 5000, 100, 50
 
@@ -38,16 +43,20 @@ class Quadratic(nn.Module):
 
 
 @dataclass(frozen=True)
-class Reduction:
+class Points:
+    """Points to describe, shape (5000, 100)."""
+
+    x: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduction(Recipe[Points]):
     """One of the three experiments.
 
     Attributes:
         dims: dimensions of z, and what the bottleneck should keep.
         source: makes the network that makes the points.
         encoder, decoder: make the two halves of the autoencoder.
-        weight: lambda.
-        steps: of the optimiser.
-        lr, decay: its learning rate and weight decay.
         beta: where the gate starts.
     """
 
@@ -55,89 +64,90 @@ class Reduction:
     source: Callable[[], nn.Module]
     encoder: Callable[[], nn.Module]
     decoder: Callable[[], nn.Module]
-    weight: float
-    steps: int
-    lr: float
-    decay: float = 1e-6
     beta: float = 1.0
 
+    def load(self, path: str | Path | None, seed: int = 0) -> Points:
+        if path is not None:
+            raise InputError(f"{path}: {self.name} makes its own points and reads no file; leave --data away")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(-1 - seed)  # another stream than the network's
+            with torch.no_grad():
+                return Points(self.source()(torch.randn(SAMPLES, self.dims)))
 
-REDUCTIONS = {
-    "linear": Reduction(
+    def network(self, data: Points) -> nn.Sequential:
+        return nn.Sequential(self.encoder(), self.decoder())
+
+    def gates(self, network: nn.Module, data: Points, settings: Settings, schedule: Schedule) -> Gates:
+        """DAM stands between encoder and decoder, as the paper has it; other methods are put on the same units."""
+        if settings.method != "dam":
+            return super().gates(network, data, settings, schedule)
+        assert isinstance(network, nn.Sequential)
+        network.insert(1, DAM(BOTTLENECK, beta=self.beta, floor=None))
+        return Gates.of(network, weight=settings.weight, target=settings.target, schedule=schedule)
+
+    def example(self, data: Points) -> tuple[Tensor, ...]:
+        return (data.x[:2],)
+
+    def samples(self, data: Points) -> int:
+        return len(data.x)
+
+    def loss(self, network: nn.Module, data: Points, rows: Tensor) -> Tensor:
+        return nn.functional.mse_loss(network(data.x), data.x)
+
+    def metric(self, network: nn.Module, data: Points, split: Split) -> float:
+        return nn.functional.mse_loss(network(data.x), data.x).item()
+
+
+def _settings(steps: int, lr: float, weight: float, decay: float = 1e-6) -> Settings:
+    """Full pressure from the first step on, masks binary after the last; one learning rate."""
+    return Settings(epochs=steps, batch=None, lr=lr, weight=weight, gate_lr=1.0, decay=decay, cold=0, ramp=0, harden=1)
+
+
+MADE_UP = "none: points in 100 dimensions are made from"
+MSE = Metric("MSE")
+RECIPES = (
+    Reduction(
+        name="linear-dr",
+        about="a linear autoencoder finds the dimension of its data",
+        data=f"{MADE_UP} 10, linearly",
+        settings=_settings(2000, 1e-2, 0.01),
+        metric_kind=MSE,
+        every=50,
         dims=10,
         source=lambda: nn.Linear(10, WIDTH, bias=False),  # a bias would be an eleventh dimension
         encoder=lambda: nn.Linear(WIDTH, BOTTLENECK, bias=False),
         decoder=lambda: nn.Linear(BOTTLENECK, WIDTH, bias=False),
-        weight=0.01,
-        steps=2000,
-        lr=1e-2,
+        include=("0",),
     ),
-    "kernel": Reduction(
+    Reduction(
+        name="kernel-dr",
+        about="an autoencoder with hidden layers finds the dimension of its data",
+        data=f"{MADE_UP} 20, by a perceptron",
+        settings=_settings(10000, 1e-3, 0.1, decay=0.0),
+        metric_kind=MSE,
+        every=50,
         dims=20,
         source=lambda: nn.Sequential(nn.Linear(20, 128), nn.ELU(), nn.Linear(128, WIDTH)),
         encoder=lambda: nn.Sequential(
             nn.Linear(WIDTH, 256), nn.ELU(), nn.Linear(256, 256), nn.ELU(), nn.Linear(256, BOTTLENECK)
         ),
         decoder=lambda: nn.Sequential(nn.Linear(BOTTLENECK, 128), nn.ELU(), nn.Linear(128, WIDTH)),
-        weight=0.1,
-        steps=10000,
-        lr=1e-3,
-        decay=0.0,
+        include=("0.4",),
     ),
-    "quadratic": Reduction(
+    Reduction(
+        name="quadratic-dr",
+        about="an autoencoder with a quadratic decoder finds the dimension of its data",
+        data=f"{MADE_UP} 20, by a quadratic layer",
+        settings=_settings(5000, 1e-2, 0.01),
+        metric_kind=MSE,
+        every=50,
         dims=20,
         source=lambda: Quadratic(20, WIDTH),
         encoder=lambda: nn.Sequential(
             nn.Linear(WIDTH, 256), nn.LeakyReLU(), nn.Linear(256, 256), nn.LeakyReLU(), nn.Linear(256, BOTTLENECK)
         ),
         decoder=lambda: Quadratic(BOTTLENECK, WIDTH),
-        weight=0.01,
-        steps=5000,
-        lr=1e-2,
+        include=("0.4",),
         beta=5.0,
     ),
-}
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """What came out.
-
-    Attributes:
-        kept: dimensions of the bottleneck that stay.
-        error: mean squared error of the reconstruction.
-        network: encoder, gate, decoder, in evaluation mode.
-        points: the data, shape (5000, 100).
-    """
-
-    kept: int
-    error: float
-    network: nn.Sequential
-    points: Tensor
-
-
-def reduce(kind: str, seed: int = 0, steps: int | None = None) -> Reduced:
-    """Trains one autoencoder.
-
-    Args:
-        kind: "linear", "kernel" or "quadratic".
-        seed: of points and network.
-        steps: None: as many as the paper.
-    """
-    recipe = REDUCTIONS[kind]
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        points = recipe.source()(torch.randn(SAMPLES, recipe.dims))
-    gate = DAM(BOTTLENECK, beta=recipe.beta, floor=None)
-    network = nn.Sequential(recipe.encoder(), gate, recipe.decoder())
-    gates = Gates.of(network, weight=recipe.weight)
-    optimizer = torch.optim.Adam(network.parameters(), recipe.lr, weight_decay=recipe.decay)
-    for _ in range(recipe.steps if steps is None else steps):
-        optimizer.zero_grad()
-        (nn.functional.mse_loss(network(points), points) + gates.penalty()).backward()
-        optimizer.step()
-        gates.step()
-    network.eval()
-    with torch.no_grad():
-        error = nn.functional.mse_loss(network(points), points).item()
-    return Reduced(int(gate.kept().sum()), error, network, points)
+)

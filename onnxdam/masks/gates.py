@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,7 @@ class Gates(nn.Module):
         self.register_buffer("log_weight", torch.tensor(math.log(START), dtype=torch.float64))
         self._slopes = self._prices()
         self._pressure = 0.0
+        self.register_load_state_dict_post_hook(_thaw)
         self._sync()
 
     @classmethod
@@ -155,9 +157,7 @@ class Gates(nn.Module):
         if self.hardened:
             self._pressure = 0.0
             return
-        cold = schedule is not None and schedule.is_cold(step)
-        for gate in self.all:
-            gate.requires_grad_(not cold)
+        cold = self._freeze()
         progress = 0.0 if cold else 1.0 if schedule is None else schedule.progress(step)
         if self.target is None:
             self._pressure = self.weight * progress
@@ -165,6 +165,20 @@ class Gates(nn.Module):
             self._pressure = 0.0
         elif step % EVERY == 0 or not self._pressure:
             self._steer(progress)
+
+    def _freeze(self) -> bool:
+        """Gates learn unless they are hardened or the start is cold; returns whether it is."""
+        cold = self.schedule is not None and self.schedule.is_cold(int(self.steps))
+        for gate in self.all:
+            gate.requires_grad_(not (cold or gate.hard))
+        return cold
+
+    def get_extra_state(self) -> float:
+        """The weight in use: saved with the buffers, so that a resumed run goes on as it would have."""
+        return self._pressure
+
+    def set_extra_state(self, state: float) -> None:
+        self._pressure = state
 
     def _prices(self) -> list[float]:
         """What one slot of each gate costs, in shares of the whole network.
@@ -226,6 +240,10 @@ class Gates(nn.Module):
             mask[torch.argsort(gate.score().cpu(), descending=True, stable=True)[:count]] = True
             keep.append(mask)
         return keep
+
+
+def _thaw(gates: Gates, keys: Any) -> None:
+    gates._freeze()
 
 
 def _shrinks(gate: Gate) -> bool:
