@@ -346,7 +346,7 @@ class Slim:
         return candidate
 
     # -- nodes -------------------------------------------------------------------------------------------------------
-    def set_attr(self, op: Op, name: str, value: int | Sequence[int] | float | None) -> None:
+    def set_attr(self, op: Op, name: str, value: int | float | Sequence[int] | Sequence[float] | None) -> None:
         """Writes an attribute; None removes it."""
         if value is None:
             op.node.attributes.pop(name, None)
@@ -354,6 +354,8 @@ class Slim:
             op.node.attributes.add(ir.AttrFloat32(name, value))
         elif isinstance(value, int):
             op.node.attributes.add(ir.AttrInt64(name, value))
+        elif value and isinstance(value[0], float):
+            op.node.attributes.add(ir.AttrFloat32s(name, value))
         else:
             op.node.attributes.add(ir.AttrInt64s(name, [int(v) for v in value]))
 
