@@ -9,6 +9,7 @@ numpy is all that this needs; pandas, Arrow, torch and onnx are imported by thos
 
 from __future__ import annotations
 
+from onnxdam.features.data import expand_outputs, select
 from onnxdam.features.files import belongs, check_belongs, load, manifest_path, of_model
 from onnxdam.features.manifest import (
     ANY_RANK,
@@ -18,6 +19,7 @@ from onnxdam.features.manifest import (
     Manifest,
     OutputFeatures,
 )
+from onnxdam.features.tables import read_names
 
 __all__ = [
     "ANY_RANK",
@@ -28,7 +30,10 @@ __all__ = [
     "OutputFeatures",
     "belongs",
     "check_belongs",
+    "expand_outputs",
     "load",
     "manifest_path",
     "of_model",
+    "read_names",
+    "select",
 ]
