@@ -20,6 +20,18 @@ class Align(click.ParamType):
         self.fail(f"{value!r} is not auto, none or a positive number", param, ctx)
 
 
+class Size(click.ParamType):
+    """The size of a dynamic dimension, DIM=N."""
+
+    name = "DIM=N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        name, equals, size = str(value).rpartition("=")
+        if not (name and equals and size.isdecimal() and int(size) > 0):
+            self.fail(f"{value!r} is not of the form DIM=N", param, ctx)
+        return name, int(size)
+
+
 provider = click.option(
     "--provider",
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
@@ -40,6 +52,7 @@ data = click.option(
     metavar="X.npz",
     help="Check on these arrays (input name -> rows) instead of random inputs.",
 )
+sizes = click.option("--size", "sizes", multiple=True, type=Size(), help="Size of a dynamic dimension (repeatable).")
 align = click.option(
     "--align",
     type=Align(),
@@ -64,3 +77,22 @@ simplify = click.option(
     show_default=True,
     help="Fold constants, or leave everything that is not pruned exactly as it was.",
 )
+
+
+inputs = click.option(
+    "--inputs",
+    is_flag=False,
+    flag_value="narrow",
+    type=click.Choice(["narrow", "keep-signature"]),
+    metavar="[keep-signature]",
+    help="Input features that no output depends on leave; keep-signature: same inputs, selected from inside.",
+)
+
+
+class InputsCommand(click.Command):
+    """A command with --inputs: what follows is its value only if it is keep-signature, else an argument."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        alone = [a == "--inputs" and b != "keep-signature" for a, b in zip(args, following, strict=True)]
+        return super().parse_args(ctx, ["--inputs=narrow" if bare else a for a, bare in zip(args, alone, strict=True)])

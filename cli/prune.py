@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from onnxdam.verify import Report
 
 Say = Callable[[str], None]
-PLANNING = ("align", "protect", "threshold", "simplify")  # decided already in a plan that is applied
+_INPUTS: dict[str | None, bool | str] = {None: False, "narrow": True, "keep-signature": "keep-signature"}
+PLANNING = (
+    "align",
+    "protect",
+    "threshold",
+    "simplify",
+    "inputs",
+    "outputs",
+)  # decided already in a plan that is applied
 
 
-@click.command("prune")
+@click.command("prune", cls=options.InputsCommand)
 @click.argument("source", metavar="IN.onnx", type=click.Path(allow_dash=True))
 @click.option("-o", "--output", metavar="OUT.onnx", type=click.Path(), help="Where the slim model goes.")
 @click.option("--force", is_flag=True, help="Replace OUT.onnx, and other files that exist.")
@@ -34,6 +42,11 @@ PLANNING = ("align", "protect", "threshold", "simplify")  # decided already in a
 @options.protect
 @options.threshold
 @options.simplify
+@options.inputs
+@click.option("--outputs", is_flag=True, help="Constant columns leave the outputs; the manifest holds the constants.")
+@click.option(
+    "--feature-names", metavar="NAMES.csv", multiple=True, help="Names of the input features (INPUT=NAMES.csv)."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed; write no model.")
 @click.option("--plan", "plan_to", metavar="P.json", type=click.Path(), help="Write the plan.")
 @click.option("--apply", "plan_from", metavar="P.json", type=click.Path(), help="Execute this plan of the same model.")
@@ -45,6 +58,9 @@ PLANNING = ("align", "protect", "threshold", "simplify")  # decided already in a
 @click.pass_context
 def command(ctx: click.Context, source: str, as_json: bool, **given: Any) -> int:
     """Remove the masked channels of IN.onnx, check that the function is the same, write OUT.onnx.
+
+    With --inputs or --outputs, a manifest says what data the slim model takes: OUT.features.json, and the model's
+    metadata.
 
     IN.onnx may be - for standard input. Nothing is written unless the check passes; an existing file is replaced only
     with --force, the input never.
@@ -118,6 +134,7 @@ def _totals(cost: Cost, size: int | None) -> dict[str, Any]:
 
 def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     from onnxdam import api
+    from onnxdam.features import manifest_path
     from onnxdam.graph import io
     from onnxdam.graph.count import count
 
@@ -133,6 +150,11 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
         from onnxdam.providers import check_provider
 
         check_provider(given["provider"])
+    interface = bool(given["inputs"] or given["outputs"])
+    if given["feature_names"] and not interface:
+        raise click.UsageError("--feature-names go into the manifest, which --inputs or --outputs make")
+    if given["output"] and interface:
+        _new_file(str(manifest_path(given["output"])), given["force"], taken=[given["plan_to"], given["report"]])
     for name in ("plan_to", "report"):
         if given[name]:
             _new_file(given[name], given["force"], taken=[source, given["output"]])
@@ -155,6 +177,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     else:
         say("looking for what is masked")
         asked = {name: given[name] for name in (*PLANNING, "provider", "strict")}
+        asked |= {"inputs": _INPUTS[given["inputs"]], "feature_names": _names(given["feature_names"])}
         if given["dry_run"]:
             plan, slim = api.plan(subject, **asked), None
         else:
@@ -185,6 +208,7 @@ def _write(
     say: Say,
 ) -> None:
     """Writes to a temporary place, checks what lies there, and moves it to its name if it is equal."""
+    from onnxdam import features
     from onnxdam.graph import io
 
     clock = _Clock(outcome.seconds)
@@ -194,6 +218,9 @@ def _write(
             say(f"writing {given['output']}")
             io.write(slim, temporary)
             outcome.size_after = sum(_file_size(path) for path in temporary.parent.iterdir())
+            manifest = slim.metadata_props.get(features.METADATA_KEY) if outcome.plan.signature is not None else None
+            if manifest is not None:
+                features.manifest_path(temporary).write_text(manifest + "\n", encoding="utf-8")
             clock.lap("write")
             if given["check"]:
                 from onnxdam.verify import verify
@@ -204,6 +231,7 @@ def _write(
                     data=given["data"],
                     provider=given["provider"],
                     plan=outcome.plan,
+                    manifest=outcome.plan.signature,
                     progress=say,
                 )
                 clock.lap("verify")
@@ -220,6 +248,14 @@ def _reference(model: Path | onnx.ModelProto, plan: Plan, strict: bool) -> Path 
 
     threshold = float(plan.options.get("threshold", 0.0))
     return zero_small(io.load(model, strict=strict).clone(), threshold) if threshold else model
+
+
+def _names(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Input name -> names of its features, from NAMES.csv (of the only input, called "") or INPUT=NAMES.csv."""
+    from onnxdam.features import read_names
+
+    parts = [text.rpartition("=") for text in given]
+    return {name: read_names(path) for name, _, path in parts}
 
 
 class _Mismatch(Exception):

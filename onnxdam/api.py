@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, Union
 
@@ -24,9 +24,11 @@ from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Axis, Tensor
 from onnxdam.analysis.width import fast_multiple
 from onnxdam.errors import InputError
+from onnxdam.features.manifest import METADATA_KEY, Manifest
 from onnxdam.graph import functions, io
 from onnxdam.graph.threshold import zero_small
 from onnxdam.plan import Plan
+from onnxdam.rewrite import signature
 from onnxdam.rewrite.record import record
 from onnxdam.rewrite.slim import Slim
 
@@ -45,6 +47,10 @@ class Options:
         provider: "cpu", "cuda" or "tensorrt": what the model will run on.
         simplify: remove what does nothing any more; False: leave all that is not pruned as it was.
         strict: refuse a model that onnx.checker refuses; False: warn.
+        inputs: True: features of inputs that no output depends on leave the signature. "keep-signature": the slim model
+            takes what the original took, and selects by itself. False: inputs stay as they are.
+        outputs: constant columns leave the outputs; the manifest holds the constants.
+        feature_names: names of all features of the only input, or input name -> names; the manifest holds them.
     """
 
     threshold: float = 0.0
@@ -53,6 +59,9 @@ class Options:
     provider: str = "cpu"
     simplify: bool = True
     strict: bool = True
+    inputs: bool | str = False
+    outputs: bool = False
+    feature_names: Sequence[str] | Mapping[str, Sequence[str]] = ()
 
 
 def plan(model: Model, **options: object) -> Plan:
@@ -67,7 +76,9 @@ def plan(model: Model, **options: object) -> Plan:
     """
     chosen = read_options(options)
     source = io.load(model, strict=chosen.strict)
-    return decide(working_copy(model, source, chosen.threshold), chosen, io.fingerprint(source))[1]
+    need, made = decide(working_copy(model, source, chosen.threshold), chosen, io.fingerprint(source))
+    _require_change(need, made, chosen)
+    return made
 
 
 def apply(model: M, plan: Plan, *, strict: bool = True) -> M:
@@ -80,10 +91,15 @@ def apply(model: M, plan: Plan, *, strict: bool = True) -> M:
     if io.fingerprint(source) != plan.fingerprint:
         raise InputError("plan: it was made for another model; make it again with `onnxdam prune --dry-run --plan`")
     network = Network(working_copy(model, source, float(plan.options.get("threshold", 0.0))))
-    need = Need(network, preset=plan.kept)
-    if record(need, plan.fingerprint, plan.options).kept != plan.kept:
+    inputs, outputs = (bool(plan.options.get(name)) for name in ("inputs", "outputs"))
+    need = Need(network, preset=plan.kept, inputs=inputs, outputs=outputs)
+    again = record(need, plan.fingerprint, plan.options)
+    if again.kept != plan.kept:
         raise InputError("plan: it removes slots that are needed; slots can be added to a plan by hand, not taken away")
-    return _rewrite(model, source, need, simplify=bool(plan.options.get("simplify", True)))
+    if again.signature is not None and plan.signature is not None:
+        names = {item.name: item.names for item in plan.signature.inputs if item.names}
+        again = replace(again, signature=signature.named(again.signature, names))
+    return _rewrite(model, source, need, again)
 
 
 def slim(model: M, **options: object) -> tuple[M, Plan]:
@@ -95,7 +111,8 @@ def slim(model: M, **options: object) -> tuple[M, Plan]:
     chosen = read_options(options)
     source = io.load(model, strict=chosen.strict)
     need, made = decide(working_copy(model, source, chosen.threshold), chosen, io.fingerprint(source))
-    return _rewrite(model, source, need, simplify=chosen.simplify), made
+    _require_change(need, made, chosen)
+    return _rewrite(model, source, need, made), made
 
 
 def explain(model: Model, where: str, **options: object) -> list[Step]:
@@ -121,6 +138,8 @@ def read_options(options: dict[str, object]) -> Options:
         chosen = Options(**options)  # type: ignore[arg-type]
     except TypeError as error:
         raise InputError(f"unknown option: {error}") from None
+    if chosen.inputs not in (True, False, signature.KEEP_SIGNATURE):
+        raise InputError(f"inputs: {chosen.inputs!r} is neither True nor False nor {signature.KEEP_SIGNATURE!r}")
     if not (math.isfinite(chosen.threshold) and chosen.threshold >= 0):
         raise InputError(f"threshold: {chosen.threshold} is not a number from 0 on")
     return chosen
@@ -137,25 +156,60 @@ def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, 
     """The decision and its record; `source` may be rewritten by it later."""
     multiple = fast_multiple(options.align, options.provider)
     network = Network(source)
-    need = Need(network, align=multiple, protect=_protected(network, options.protect))
-    asked = {
+    asked: dict[str, object] = {
         "threshold": options.threshold,
         "align": multiple,
         "protect": list(options.protect),
         "simplify": options.simplify,
     }
-    return need, record(need, fingerprint, asked)
+    asked |= {name: value for name in ("inputs", "outputs") if (value := getattr(options, name))}
+    protect = _protected(network, options.protect)
+    need = Need(network, align=multiple, protect=protect, inputs=bool(options.inputs), outputs=options.outputs)
+    made = record(need, fingerprint, asked)
+    if made.signature is not None and options.feature_names:
+        made = replace(made, signature=signature.named(made.signature, options.feature_names))
+    return need, made
+
+
+def _require_change(need: Need, made: Plan, options: Options) -> None:
+    if options.inputs and made.signature is not None:
+        signature.require_change(need, made.signature)
 
 
 @collector.paused()
-def _rewrite(model: M, source: ir.Model, need: Need, *, simplify: bool) -> M:
+def _rewrite(model: M, source: ir.Model, need: Need, plan: Plan) -> M:
     """The slim model, of the kind that went in; a model from which nothing leaves comes back as it was."""
-    slimmer = Slim(need.network, need, simplify=simplify)
+    slimmer = Slim(need.network, need, simplify=bool(plan.options.get("simplify", True)))
     proto = isinstance(model, onnx.ModelProto)
-    if slimmer.has_work():
+    before = _manifest(source, plan)
+    if slimmer.has_work() or plan.signature is not None:
         result = slimmer.run()
+        if plan.signature is not None:
+            signature.rewrite(slimmer, plan.signature)
+        _sign(result, plan, before)
         return io.to_proto(result) if proto else result  # type: ignore[return-value]
     return copy.deepcopy(model) if proto else source  # type: ignore[return-value]
+
+
+def _manifest(source: ir.Model, plan: Plan) -> Manifest | None:
+    """The manifest of a model that is pruned again."""
+    if METADATA_KEY not in source.metadata_props:
+        return None
+    found = Manifest.from_json(source.metadata_props[METADATA_KEY], f"metadata {METADATA_KEY!r}")
+    if found.model != plan.fingerprint:
+        raise InputError("the model was changed since its manifest was made; take the entry out of its metadata")
+    return found
+
+
+def _sign(slim: ir.Model, plan: Plan, before: Manifest | None) -> None:
+    """Writes into a slim model what it takes and gives, in terms of the first original."""
+    if plan.signature is None and before is None:
+        return
+    whole = plan.signature if plan.signature is not None else before
+    if plan.signature is not None and before is not None:
+        whole = signature.compose(before, plan.signature)
+    assert whole is not None
+    slim.metadata_props[METADATA_KEY] = replace(whole, model=io.fingerprint(slim)).to_json()
 
 
 def _protected(network: Network, patterns: Sequence[str]) -> frozenset[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from onnxdam.errors import OnnxDamError
 from onnxdam.plan import Plan
 from onnxdam.providers import Runnable, session
 
+Fed: TypeAlias = tuple[Runnable, Mapping[str, np.ndarray]]
 _CHUNK = 64  # intermediate results held at a time
 
 
@@ -47,19 +49,28 @@ class Divergence:
 
 
 def first_divergence(
-    a: Runnable,
-    b: Runnable,
-    feed: Mapping[str, np.ndarray],
+    reference: Fed,
+    checked: Fed,
     level: str,
     plan: Plan | None,
     rtol: float,
     provider: str = "cpu",
 ) -> Divergence | None:
-    """Finds the first diverging node of `b`; None if it cannot be told (nodes of subgraphs are not looked into)."""
+    """Finds the first diverging node of the checked model; None if it cannot be told (subgraphs are not looked into).
+
+    Args:
+        reference: a model, and what to feed it.
+        checked: the other model, and the same in its own terms.
+        level: graph optimisations "off" or "on".
+        plan: says where values of the checked model are narrower.
+        rtol: relative errors up to this count as equal.
+        provider: what runs them.
+    """
+    a, b = reference[0], checked[0]
     producers = {o: node for node in b.skeleton.graph.node for o in node.output if o}
     made = {o for node in a.skeleton.graph.node for o in node.output if o}
     common = [value for value in producers if value in made]
-    inner = dict(_compare(a, b, feed, common, plan, level, provider))
+    inner = dict(_compare(reference, checked, common, plan, level, provider))
     wrong = [o.name for o in b.skeleton.graph.output if o.name in inner and not inner[o.name].error <= rtol]
     wrong = wrong or [value for value in common if value in inner and not inner[value].error <= rtol][-1:]
     order = {id(node): index for index, node in enumerate(b.skeleton.graph.node)}
@@ -93,9 +104,8 @@ def _operands(node: onnx.NodeProto) -> list[str]:
 
 
 def _compare(
-    a: Runnable,
-    b: Runnable,
-    feed: Mapping[str, np.ndarray],
+    reference: Fed,
+    checked: Fed,
     values: list[str],
     plan: Plan | None,
     level: str,
@@ -104,11 +114,11 @@ def _compare(
     found = []
     for first in range(0, len(values), _CHUNK):
         chunk = values[first : first + _CHUNK]
-        expected, got = _run(a, feed, chunk, level, provider), _run(b, feed, chunk, level, provider)
+        expected, got = (_run(*fed, chunk, level, provider) for fed in (reference, checked))
         for value in chunk:
             if value in expected and value in got:
-                reference = _narrowed(expected[value], plan.kept.get(value, {}) if plan else {})
-                found.append((value, tolerance.difference(reference, got[value])))
+                like = _narrowed(expected[value], plan.kept.get(value, {}) if plan else {})
+                found.append((value, tolerance.difference(like, got[value])))
     return found
 
 

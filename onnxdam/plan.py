@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxdam.errors import InputError
+from onnxdam.features.manifest import Manifest
 
 SCHEMA = 1
 
@@ -65,6 +66,7 @@ class Plan:
         aligned: value name -> axis -> slots that are dead but stay, to reach a width that runs fast.
         refusals: masked slots that stay, with reasons.
         notes: what the user should know (lossy thresholds, inputs nobody reads ...).
+        signature: what becomes of inputs and outputs, where they were allowed to shrink. None: they stay.
     """
 
     fingerprint: str
@@ -75,10 +77,15 @@ class Plan:
     aligned: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
+    signature: Manifest | None = None
 
     def to_json(self) -> str:
         """The plan as JSON text, stable byte for byte."""
-        return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=1, sort_keys=True)
+        data = {"schema": SCHEMA} | dataclasses.asdict(replace(self, signature=None))
+        del data["signature"]
+        if self.signature is not None:
+            data["signature"] = json.loads(self.signature.to_json())
+        return json.dumps(data, indent=1, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -103,9 +110,14 @@ class Plan:
                 aligned=_axes(data["aligned"]),
                 refusals=tuple(Refusal(**(r | {"indices": tuple(r["indices"])})) for r in data["refusals"]),
                 notes=tuple(data["notes"]),
+                signature=_signature(data.get("signature")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"plan: not a plan of onnxdam ({type(error).__name__}: {error})") from None
+
+
+def _signature(data: Any) -> Manifest | None:
+    return None if data is None else Manifest.from_json(json.dumps(data), "plan: signature")
 
 
 def _axes(data: Mapping[str, Mapping[str, list[int]]]) -> dict[str, dict[int, tuple[int, ...]]]:

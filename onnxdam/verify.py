@@ -10,6 +10,9 @@ dimension, on random inputs or the user's. A result passes
 3. An output of Sigmoid, Tanh or Erf is exact to rounding at 1 (6e-8 in float32), however small it is: the runtime
    evaluates a polynomial of that accuracy. It may be off by GRAINS such roundings.
 
+Where b takes fewer features than a, as its manifest says, it is fed those that it takes; and a must give the same when
+every feature that left is replaced by noise, which proves that nobody reads it.
+
 A run that fails, or that could not be made, is never counted as a pass.
 """
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,9 @@ from onnxdam import inputs as feeds
 from onnxdam import tolerance
 from onnxdam.divergence import Divergence, first_divergence
 from onnxdam.errors import UnsupportedError
+from onnxdam.features import Manifest
 from onnxdam.graph import io
+from onnxdam.interface import AMPLITUDES, Interface, manifest_of
 from onnxdam.plan import Plan
 from onnxdam.providers import Runnable, check_provider, reason, session
 from onnxdam.rules.draw import RANDOM
@@ -51,7 +56,8 @@ class Case:
 
     Attributes:
         sizes: of the dynamic dimensions.
-        inputs: kind of input: "normal", "positive" or "data".
+        inputs: kind of input: "normal", "positive", "quiet" or "data"; "normal, noise" and so on where the reference is
+            held against itself, with noise in the features that left.
         level: graph optimisations "off" or "on".
         error: the worst relative error of all outputs (infinite when they differ in kind).
         allowed: what it was held against.
@@ -129,6 +135,7 @@ def verify(
     rtol: float | None = None,
     seed: int = 0,
     plan: Plan | None = None,
+    manifest: Manifest | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Checks that `b` computes what `a` computes.
@@ -142,13 +149,14 @@ def verify(
             for ill-conditioned models described above.
         seed: of the random inputs.
         plan: the plan that made `b` from `a`; lets a diverging node be found where tensors became narrower.
+        manifest: says which features of `a` the model `b` takes; None: that of `b`, if it has one.
         progress: called with a short text before each step.
 
     Returns:
         The report. A model that differs is a report that did not pass, not an exception.
 
     Raises:
-        InputError: a file or the data cannot be used, or the provider is not available.
+        InputError: a file or the data cannot be used, the provider is not available, or the manifest belongs to others.
         UnsupportedError: ONNX Runtime cannot load or run the reference, so nothing can be said.
     """
     check_provider(provider)
@@ -156,10 +164,15 @@ def verify(
     first, second = Runnable.of(a, "the reference"), Runnable.of(b, "the checked model")
     say("checking the file")
     failures, notes = _check_file(first, second)
-    failures += _check_interface(first.skeleton.graph, second.skeleton.graph)
+    changed = _check_interface(first.skeleton.graph, second.skeleton.graph)
+    manifest = manifest_of(second, a, differs=bool(changed)) if manifest is None else manifest
+    interface = None if manifest is None else Interface(manifest)
+    if interface is not None:
+        changed = _check_interface(interface.expected(first.skeleton.graph), second.skeleton.graph)
+    failures += changed
     if failures:
         return Report(False, failures=tuple(failures), notes=tuple(notes))
-    comparison = _Comparison(first, second, provider, rtol, seed, plan, say, notes)
+    comparison = _Comparison(first, second, provider, rtol, seed, plan, say, notes, interface)
     return comparison.run(data)
 
 
@@ -231,6 +244,7 @@ class _Comparison:
     plan: Plan | None
     say: Callable[[str], None]
     notes: list[str]
+    interface: Interface | None
     cases: list[Case] = field(default_factory=list)
     _opened: dict[str, list[Any]] = field(default_factory=dict)
     unsteady: float = 0.0  # the most that rounding moved the reference where that had to excuse a difference
@@ -247,13 +261,17 @@ class _Comparison:
             batches = [(sizes, kind, feed) for sizes, kind, feed in self._random(described)]
         else:
             batches = [(sizes, "data", feed) for sizes, feed in feeds.from_data(described, data)]
+        self.described = described
         self._skip_random_outputs(batches[0][2])
         for level in ("off", "on"):
             self._level(level, batches)
         diverging = None
         if self.failing is not None:
             self.say("looking for the first diverging node")
-            diverging = first_divergence(self.a, self.b, *self.failing, self.plan, self.base, self.provider)
+            feed, level = self.failing
+            diverging = first_divergence(
+                (self.a, feed), (self.b, self._taken(feed)), level, self.plan, self.base, self.provider
+            )
         if self.unsteady:
             self.notes.append(f"ill-conditioned: rounding moves the reference itself by {self.unsteady:.1e}")
         passed = bool(self.cases) and all(case.passed for case in self.cases)
@@ -332,13 +350,31 @@ class _Comparison:
             self.cases.append(Case({}, "", level, float("inf"), self.base, False, "", str(error)))
             return
         taken = {value.name for value in candidate.get_inputs()}
-        for sizes, kind, feed in batches:
+        for number, (sizes, kind, feed) in enumerate(batches):
             case = self._case(candidate, sizes, kind, level, feed, taken)
             if case is None:
                 continue
             self.cases.append(case)
             if not case.passed and (self.failing is None or _volume(feed) < _volume(self.failing[0])):
                 self.failing = (feed, level)  # the smallest: every intermediate result of it will be looked at
+            if self.interface is not None and self.interface.hides:
+                self.cases.append(self._unread(self.interface, sizes, kind, level, feed, number))
+
+    def _taken(self, feed: feeds.Feed) -> feeds.Feed:
+        return feed if self.interface is None else self.interface.feed(feed)
+
+    def _unread(
+        self, interface: Interface, sizes: feeds.Sizes, kind: str, level: str, feed: feeds.Feed, number: int
+    ) -> Case:
+        """The reference against itself, with noise in the features that left."""
+        expected = self.reference.run(self.outputs, feed)
+        first = number % len(AMPLITUDES)
+        for amplitude in (*AMPLITUDES[first:], 1.0):
+            noisy = interface.noisy(feed, self.described, sizes, self.seed + 1000 + number, amplitude)
+            got = self.reference.run(self.outputs, noisy)
+            if all(map(_finite, got)):
+                break
+        return self._compared(Case(sizes, f"{kind}, noise", level, 0.0, self.base, True), feed, expected, got)
 
     def _case(
         self, candidate: Any, sizes: feeds.Sizes, kind: str, level: str, feed: feeds.Feed, taken: set[str]
@@ -352,40 +388,26 @@ class _Comparison:
             self.notes.append("positive inputs overflow the reference; not compared")
             return None
         try:
-            got = candidate.run(self.outputs, {name: array for name, array in feed.items() if name in taken})
+            chosen = {name: array for name, array in self._taken(feed).items() if name in taken}
+            got = candidate.run(self.outputs, chosen)
+            if self.interface is not None:
+                got = self.interface.results(self.outputs, got)
         except Exception as error:
             return Case(sizes, kind, level, float("inf"), self.base, False, "", f"it does not run: {reason(error)}")
+        return self._compared(Case(sizes, kind, level, 0.0, self.base, True), feed, expected, got)
+
+    def _compared(self, case: Case, feed: feeds.Feed, expected: list[Any], got: list[Any]) -> Case:
         found = [tolerance.difference(x, y) for x, y in zip(expected, got, strict=True)]
         worst = max(range(len(found)), key=lambda i: found[i].error)
-        case = Case(sizes, kind, level, found[worst].error, self.base, True, self.outputs[worst])
-        if found[worst].error <= self.base:
+        case = replace(case, error=found[worst].error, output=self.outputs[worst])
+        if case.error <= self.base:
             return case
         return self._excuse(case, feed, expected, found)
 
     def _siblings(self, level: str) -> list[Any]:
-        """The reference at the other level of optimisation, and with weights moved in their last places."""
         if level not in self._opened:
-            other = "on" if level == "off" else "off"
-            models = [(self.a, other)] + [(m, level) for seed in range(2) if (m := self._nudged(seed)) is not None]
-            self._opened[level] = []
-            for model, at in models:
-                with contextlib.suppress(UnsupportedError):
-                    self._opened[level].append(session(model, provider=self.provider, level=at, options=EXACT))
+            self._opened[level] = siblings(self.a, self.kinds, level, self.provider)
         return self._opened[level]
-
-    def _nudged(self, seed: int) -> Runnable | None:
-        """The reference with moved weights; None where they are too large to copy or not in the file itself."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.a.skeleton)
-        if proto.ByteSize() > LARGE:
-            return None
-        rng = np.random.default_rng(seed)
-        eps = max((tolerance.EPS[kind] for kind in self.kinds if kind in tolerance.EPS), default=1.2e-7)
-        for tensor in proto.graph.initializer:
-            if tensor.data_type in NUDGED_TYPES and tensor.data_location != onnx.TensorProto.EXTERNAL:
-                array = onnx.numpy_helper.to_array(tensor)
-                tensor.CopyFrom(onnx.numpy_helper.from_array(_nudge(array, eps / 4, rng), tensor.name))
-        return Runnable(self.a.name, self.a.path, proto.SerializeToString(), proto)
 
     def _grain(self, name: str, difference: tolerance.Difference, eps: float) -> bool:
         """Whether the output saturates, and the difference is a rounding at 1."""
@@ -414,6 +436,32 @@ class _Comparison:
             note = f"rounding moves the reference itself by {allowed / NOISE_FACTOR:.1e}"
             self.unsteady = max(self.unsteady, allowed / NOISE_FACTOR)
         return Case(case.sizes, case.inputs, case.level, error, allowed, True, case.output, note)
+
+
+def siblings(model: Runnable, kinds: set[str], level: str, provider: str = "cpu") -> list[Any]:
+    """Sessions of the model at the other level of optimisation, and with weights moved in their last places."""
+    other = "on" if level == "off" else "off"
+    models = [(model, other)] + [(m, level) for seed in range(2) if (m := _nudged(model, kinds, seed)) is not None]
+    opened = []
+    for variant, at in models:
+        with contextlib.suppress(UnsupportedError):
+            opened.append(session(variant, provider=provider, level=at, options=EXACT))
+    return opened
+
+
+def _nudged(model: Runnable, kinds: set[str], seed: int) -> Runnable | None:
+    """The model with moved weights; None where they are too large to copy or not in the file itself."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.skeleton)
+    if proto.ByteSize() > LARGE:
+        return None
+    rng = np.random.default_rng(seed)
+    eps = max((tolerance.EPS[kind] for kind in kinds if kind in tolerance.EPS), default=1.2e-7)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in NUDGED_TYPES and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            array = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(_nudge(array, eps / 4, rng), tensor.name))
+    return Runnable(model.name, model.path, proto.SerializeToString(), proto)
 
 
 @dataclass

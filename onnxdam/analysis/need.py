@@ -61,6 +61,8 @@ class Need:
         align: widths of blocked axes are rounded up to a multiple of this.
         protect: tensors all of whose slots stay.
         preset: slots that stay from the beginning (a plan made earlier): value name -> axis -> indices.
+        inputs: features of graph inputs may leave; else all of them stay.
+        outputs: constant slots of graph outputs may leave; else all slots stay.
     """
 
     def __init__(
@@ -70,9 +72,12 @@ class Need:
         align: int = 1,
         protect: frozenset[str] = frozenset(),
         preset: Mapping[str, Mapping[int, tuple[int, ...]]] | None = None,
+        inputs: bool = False,
+        outputs: bool = False,
     ) -> None:
         self.network = network
         self.align = align
+        self._inputs, self._outputs = inputs, outputs
         self.events: list[tuple[Axis, Event]] = []  # root, event
         self.aligned: list[tuple[Axis, Mask]] = []
         self.alive: dict[Tensor, None] = {}  # dicts: the order decides ties, and must not change from run to run
@@ -142,16 +147,18 @@ class Need:
         for tensor in self.network.tensors.values():
             if tensor.name in protect:
                 self._keep_all(tensor, "protected")
-        for tensor in self.network.inputs:
+        for tensor in () if self._inputs else self.network.inputs:
             self._keep_all(tensor, "a graph input")
         for tensor in self.network.outputs:
-            self._keep_all(tensor, "a graph output")
+            self._keep_all(tensor, "a graph output", constant_columns(tensor) if self._outputs else {})
             self.revive(tensor)
 
-    def _keep_all(self, tensor: Tensor, reason: str) -> None:
+    def _keep_all(self, tensor: Tensor, reason: str, besides: Mapping[int, Const] | None = None) -> None:
         for axis in tensor.axes:
             if axis.n > 1:
-                self.keep(axis, np.ones(axis.n, bool), Event(axis, np.ones(axis.n, bool), None, reason))
+                const = (besides or {}).get(axis.index)
+                mask = np.ones(axis.n, bool) if const is None else ~const.mask
+                self.keep(axis, mask, Event(axis, mask, None, reason))
 
     # -- growing ---------------------------------------------------------------------------------------------------
     def keep(self, axis: Axis, slots: Mask, why: Event) -> None:
@@ -409,7 +416,10 @@ class Need:
     def _align(self) -> None:
         if self.align <= 1:
             return
+        fed = {axis.root for tensor in self.network.inputs if self._inputs for axis in tensor.axes}
         for axis in self._blocked:
+            if axis.root in fed:
+                continue  # data that nobody reads is not fed for speed
             kept = self.kept(axis)
             count, n = int(kept.sum()), axis.n
             goal = min(-(-count // self.align) * self.align, n)
@@ -577,6 +587,19 @@ _FIRE: dict[type, Callable[[Need, Constraint], None]] = {
     Packed: Need._fire_packed,
     Blocked: Need._fire_nothing,
 }
+
+
+def constant_columns(tensor: Tensor) -> dict[int, Const]:
+    """The constant slots of a graph output, by axis; of one that is constant altogether, those of one axis."""
+    if tensor.is_known:
+        return {}
+    found = {
+        axis.index: const
+        for axis in tensor.axes
+        if axis.n > 1 and isinstance(tensor.shape[axis.index], int) and (const := tensor.const(axis.index)) is not None
+    }
+    whole = [axis for axis, const in found.items() if const.mask.all()]
+    return {whole[-1]: found[whole[-1]]} if whole else found
 
 
 def _is_identity(r: Relation) -> bool:

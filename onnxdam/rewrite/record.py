@@ -11,6 +11,7 @@ from onnxdam.analysis.explain import Reasons
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Axis, Tensor
 from onnxdam.plan import Absorbed, Plan
+from onnxdam.rewrite.signature import KEEP_SIGNATURE, describe, remarks
 from onnxdam.rules.base import Blocks, Contract, Op
 
 
@@ -20,6 +21,10 @@ def record(need: Need, fingerprint: str, options: Mapping[str, Any]) -> Plan:
     notes = []
     if options.get("threshold"):
         notes.append(f"lossy: weights of magnitude up to {options['threshold']} count as zero")
+    signature = None
+    if options.get("inputs") or options.get("outputs"):
+        signature = describe(need, fingerprint, keep_signature=options.get("inputs") == KEEP_SIGNATURE)
+        notes.extend(remarks(need, signature))
     return Plan(
         fingerprint=fingerprint,
         options=dict(options),
@@ -29,6 +34,7 @@ def record(need: Need, fingerprint: str, options: Mapping[str, Any]) -> Plan:
         aligned=_aligned(need),
         refusals=tuple(Reasons(need).refusals()),
         notes=tuple(notes),
+        signature=signature,
     )
 
 

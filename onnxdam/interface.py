@@ -1,0 +1,135 @@
+"""Two models side by side of which one takes fewer features: what to feed it, and how to read its results.
+
+The proof that nobody reads what left: the original on data in which every feature that left is noise gives what it
+gives on the data itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxdam import features
+from onnxdam.errors import InputError
+from onnxdam.features import InputFeatures, Manifest
+from onnxdam.features.manifest import Shape
+from onnxdam.graph import io
+from onnxdam.inputs import Feed, Input, random_feed
+from onnxdam.providers import Runnable
+
+#: magnitudes of the noise, by turns; one at which the original overflows is replaced by the next
+AMPLITUDES = (1e4, 1e-4, 1e2, 1.0)
+
+
+def manifest_of(model: Runnable, source: io.AnyModel, *, differs: bool) -> Manifest | None:
+    """The manifest of a model in terms of `source`, None where it has none.
+
+    Args:
+        model: the slim model.
+        source: what it should have been made from.
+        differs: the two do not have the same inputs and outputs, so that a manifest of other models does not do.
+
+    Raises:
+        InputError: it is damaged, or belongs to another model than this, or to one made from another source.
+    """
+    held = model.path is not None and features.manifest_path(model.path).exists()
+    if not held and not any(entry.key == features.METADATA_KEY for entry in model.skeleton.metadata_props):
+        return None
+    found = features.load(model.path if model.path is not None else model.skeleton)
+    if found.source == io.fingerprint(io.load(source, strict=False)):
+        return found
+    if differs:
+        raise InputError(f"{model.name}: was made from another model, says its manifest; check it against that one")
+    return None
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the manifest says, put to work.
+
+    Attributes:
+        manifest: of the slim model.
+    """
+
+    manifest: Manifest
+
+    @property
+    def hides(self) -> bool:
+        """Whether anything is not read any more."""
+        return any(item.left or item.kept for item in self.manifest.inputs)
+
+    def expected(self, graph: onnx.GraphProto) -> onnx.GraphProto:
+        """Inputs and outputs that the slim model must have, from those of the original."""
+        wanted = onnx.GraphProto()
+        inputs = {item.name: item for item in self.manifest.inputs}
+        outputs = {item.name: item for item in self.manifest.outputs}
+        for value in graph.input:
+            item = inputs.get(value.name)
+            if item is None or self.manifest.keep_signature:
+                wanted.input.append(value)
+            elif item.slim_shape is not None:
+                wanted.input.append(_resized(value, item.slim_shape, item.merged))
+        for value in graph.output:
+            wanted.output.append(_resized(value, outputs[value.name].slim_shape) if value.name in outputs else value)
+        return wanted
+
+    def feed(self, feed: Feed) -> Feed:
+        """What the slim model takes, from what the original takes."""
+        named = {item.name for item in self.manifest.inputs}
+        return features.select({name: array for name, array in feed.items() if name in named}, self.manifest)
+
+    def results(self, names: list[str], results: list[object]) -> list[object]:
+        """What the original gives, from what the slim model gives: dropped columns are put back."""
+        changed = {item.name: item for item in self.manifest.outputs if item.kept}
+        return [
+            features.expand_outputs({name: result}, self.manifest)[name] if name in changed else result
+            for name, result in zip(names, results, strict=True)
+        ]
+
+    def noisy(self, feed: Feed, described: list[Input], sizes: Mapping[str, int], seed: int, amplitude: float) -> Feed:
+        """The data, with other numbers in every feature that left."""
+        other = random_feed(described, sizes, "normal", seed)
+        noisy = dict(feed)
+        for item in self.manifest.inputs:
+            array = feed.get(item.name)
+            if array is None or array.dtype.kind not in "fiub" or not (item.left or item.kept):
+                continue
+            noise = other[item.name]
+            if noise.shape != array.shape:  # data of the user's own
+                noise = np.resize(noise, array.shape)
+            if array.dtype.kind == "f":
+                limit = float(np.finfo(array.dtype).max) / 16
+                noise = np.clip(noise.astype(np.float64) * amplitude, -limit, limit).astype(array.dtype)
+            noisy[item.name] = np.where(_read(item, array.shape), array, noise)
+        return noisy
+
+
+def _read(item: InputFeatures, shape: tuple[int, ...]) -> np.ndarray:
+    """Which entries of an input are read, broadcastable to it."""
+    mask = np.array(not item.left)
+    for axis, indices in item.kept.items():
+        run = item.merged if item.merged and axis == item.merged[0] else (axis,)
+        sizes = [shape[a] for a in run]
+        part = np.zeros(math.prod(sizes), bool)
+        part[list(indices)] = True
+        mask = mask & part.reshape([1] * axis + sizes + [1] * (len(shape) - run[-1] - 1))
+    return mask
+
+
+def _resized(value: onnx.ValueInfoProto, shape: Shape, merged: tuple[int, ...] = ()) -> onnx.ValueInfoProto:
+    """A declaration with the numbers of `shape`; symbols stay as they are written."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(value)
+    if shape == features.ANY_RANK:
+        return copy
+    dims = copy.type.tensor_type.shape.dim
+    for axis in reversed(merged[1:]):
+        del dims[axis]
+    for dim, size in zip(dims, shape, strict=True):
+        if isinstance(size, int) and dim.dim_value != size:
+            dim.dim_value = size
+    return copy

@@ -1,0 +1,247 @@
+"""The interface of a slim model: which inputs it takes and how wide, which columns of its outputs it gives.
+
+`describe` says it in terms of the original, as a manifest; `rewrite` brings the graph's inputs and outputs to it;
+`compose` joins two manifests where a slim model was made slimmer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxdam.analysis.explain import Reasons
+from onnxdam.analysis.need import Need, constant_columns
+from onnxdam.analysis.tensor import Tensor
+from onnxdam.errors import InputError
+from onnxdam.features.manifest import ANY_RANK, Dim, InputFeatures, Manifest, OutputFeatures, Shape
+from onnxdam.rewrite.slim import Slim
+
+#: stands for the fingerprint of a model that is not made yet
+PLANNED = "planned"
+#: what Options.inputs is where the slim model takes the original inputs
+KEEP_SIGNATURE = "keep-signature"
+
+
+# -- what it will be -------------------------------------------------------------------------------------------------
+def describe(need: Need, source: str, *, keep_signature: bool) -> Manifest:
+    """The manifest of a decision; its `model` is `PLANNED`.
+
+    Args:
+        need: the decision.
+        source: fingerprint of the original.
+        keep_signature: the slim model takes the original inputs and selects by itself.
+    """
+    network = need.network
+    left = unread(need)
+    return Manifest(
+        model=PLANNED,
+        source=source,
+        inputs=tuple(_input(need, t, t in left) for t in network.inputs),
+        outputs=tuple(_output(need, t) for t in dict.fromkeys(network.outputs)),
+        keep_signature=keep_signature,
+    )
+
+
+def unread(need: Need) -> list[Tensor]:
+    """Inputs that no output depends on. If that is all of them, the first is not listed: a model needs an input."""
+    inputs = need.network.inputs
+    found = [t for t in inputs if t not in need.alive]
+    return found[1:] if len(found) == len(inputs) else found
+
+
+def dims(value: ir.Value | None) -> Shape:
+    """The extents that the file declares."""
+    if value is None or value.shape is None:
+        return ANY_RANK
+    return tuple((d if d >= 0 else None) if isinstance(d, int) else d.value for d in value.shape)
+
+
+def _kept(need: Need, t: Tensor) -> dict[int, tuple[int, ...]]:
+    if t.opaque or t not in need.alive:
+        return {}
+    masks = {i: need.kept(axis) for i, axis in enumerate(t.axes) if axis.n > 1}
+    return {i: tuple(np.flatnonzero(mask).tolist()) for i, mask in masks.items() if not mask.all()}
+
+
+def _narrow(shape: Shape, kept: dict[int, tuple[int, ...]]) -> Shape:
+    return tuple(len(kept[i]) if i in kept else dim for i, dim in enumerate(shape))
+
+
+def _input(need: Need, t: Tensor, left: bool) -> InputFeatures:
+    shape, kept = dims(t.value), _kept(need, t)
+    return InputFeatures(t.name, shape, None if left else _narrow(shape, kept), {} if left else kept)
+
+
+def _output(need: Need, t: Tensor) -> OutputFeatures:
+    shape, kept = dims(t.value), _kept(need, t)
+    facts = constant_columns(t)
+    constants = {
+        axis: {i: facts[axis].value[i].item() for i in range(t.axes[axis].n) if i not in set(kept[axis])}
+        for axis in kept
+    }
+    return OutputFeatures(t.name, shape, _narrow(shape, kept), kept, constants)
+
+
+def named(manifest: Manifest, names: Sequence[str] | Mapping[str, Sequence[str]]) -> Manifest:
+    """The manifest with feature names: those of the only input, or by input ("" is the only one).
+
+    Raises:
+        InputError: there is no such input, or they are not as many as its features, each once.
+    """
+    for name, given in (names if isinstance(names, Mapping) else {"": names}).items():
+        manifest = manifest.named(tuple(given), name or None)
+    return manifest
+
+
+def remarks(need: Need, manifest: Manifest) -> Iterator[str]:
+    """What the user should know, a line for each input and output that changes."""
+    for t, item in zip(need.network.inputs, manifest.inputs, strict=True):
+        if item.left:
+            yield f"input {item.name!r}: no output depends on it" + (
+                "; it stays declared" if manifest.keep_signature else "; it left"
+            )
+        elif t not in need.alive:
+            yield f"input {item.name!r}: no output depends on it; it stays, as a model needs an input"
+        for axis in item.kept:
+            yield f"input {item.name!r}: {len(item.kept[axis])} of {item.extent(axis)} features of axis {axis} are read"
+    for output in manifest.outputs:
+        for axis, constants in output.constants.items():
+            yield f"output {output.name!r}: {len(constants)} constant slots of axis {axis} left"
+
+
+def require_change(need: Need, manifest: Manifest) -> None:
+    """Raises InputError where no input shrinks, naming what reads them."""
+    if any(item.left or item.kept for item in manifest.inputs) or not all(t in need.alive for t in need.network.inputs):
+        return
+    reasons = Reasons(need)
+    why = [f"{t.name!r} {_reader(reasons, t)}" for t in need.network.inputs]
+    raise InputError(f"inputs: no input can shrink: {'; '.join(why) or 'there are none'}")
+
+
+def _reader(reasons: Reasons, t: Tensor) -> str:
+    """Who asks for the features of an input, for one of them."""
+    for axis in [*t.axes[1:], *t.axes[:1]]:
+        if axis.n > 1:
+            asks = [s for s in reasons.chain(axis, 0) if s.reason != "corresponds"]
+            if asks:
+                by = f" ({asks[0].operator} {asks[0].node})" if asks[0].node else ""
+                return f"{asks[0].reason}{by}"
+    return "has no axis of known extent"
+
+
+# -- the graph ---------------------------------------------------------------------------------------------------------
+def rewrite(slim: Slim, manifest: Manifest) -> None:
+    """Brings the inputs and outputs of a graph that was made slim to what the manifest says."""
+    graph = slim.model.graph
+    values = {v.name: v for v in graph.inputs}
+    for item in manifest.inputs:
+        value = values[item.name]
+        if item.left:
+            if not manifest.keep_signature and not value.uses():
+                graph.inputs.remove(value)
+        elif item.kept and manifest.keep_signature:
+            _gather(slim, value, item)
+        elif item.kept:
+            value.shape = _resized(value, item.slim_shape)
+    for value in graph.outputs:
+        found = next((o for o in manifest.outputs if o.name == value.name), None)
+        if found is not None and found.kept:
+            value.shape = _resized(value, found.slim_shape)
+
+
+def _resized(value: ir.Value, shape: Shape | None) -> ir.Shape:
+    assert value.shape is not None and shape is not None
+    old = list(value.shape)
+    return ir.Shape([dim if isinstance(dim, int) else old[i] for i, dim in enumerate(shape)])
+
+
+def _gather(slim: Slim, value: ir.Value, item: InputFeatures) -> None:
+    """Selects the kept features of an input inside the graph, in front of all who read it."""
+    graph, current = slim.model.graph, value
+    uses = list(value.uses())
+    made: list[ir.Node] = []
+    for axis, indices in item.kept.items():
+        picks = slim.initializer(f"{item.name}_kept", np.array(indices, np.int64))
+        node = ir.Node(
+            "", "Gather", [current, picks], [ir.AttrInt64("axis", axis)], num_outputs=1,
+            name=slim.fresh(f"{item.name}_Gather"),
+        )  # fmt: skip
+        current = node.outputs[0]
+        current.name, current.type = slim.fresh(f"{item.name}_read"), value.type
+        made.append(node)
+    current.shape = _resized(value, item.slim_shape)
+    for user, slot in uses:
+        user.replace_input_with(slot, current)
+    first = next(iter(graph))
+    graph.insert_before(first, made)
+
+
+# -- a slim model made slimmer -----------------------------------------------------------------------------------------
+def compose(first: Manifest, second: Manifest) -> Manifest:
+    """The manifest of a model that was pruned twice, in terms of the first original.
+
+    Args:
+        first: of the model that was pruned again.
+        second: of what came out, in terms of that model.
+
+    Raises:
+        InputError: the slim model would take inputs that are neither those of the original nor narrowed ones.
+    """
+    if second.keep_signature and not first.keep_signature and any(i.left or i.kept for i in first.inputs):
+        return second  # it takes what the model in between took
+    inner = {item.name: item for item in second.inputs}
+    outer = {item.name: item for item in second.outputs}
+    inputs = tuple(_after(item, inner.get(item.name), first.keep_signature) for item in first.inputs)
+    outputs = tuple(_columns(item, outer[item.name]) for item in first.outputs)
+    return Manifest(second.model, first.source, inputs, outputs, second.keep_signature)
+
+
+def _after(one: InputFeatures, two: InputFeatures | None, whole: bool) -> InputFeatures:
+    """One input after both; `whole`: the model in between took all of it."""
+    if one.left and not whole:
+        return one
+    if two is None or two.left:
+        return InputFeatures(one.name, one.shape, None, {}, (), one.names)
+    if whole or one.shape == ANY_RANK:
+        return replace(two, names=one.names or two.names)
+    if two.names and not one.names:
+        raise InputError(f"feature names: input {one.name!r} was narrowed before; name its features when that is done")
+    kept: dict[int, tuple[int, ...]] = {}
+    shape: list[Dim] = []
+    merged: tuple[int, ...] = ()
+    groups = _groups(len(one.shape), one.merged)
+    for run in _groups(len(groups), two.merged):
+        axes = tuple(axis for k in run for axis in groups[k])
+        sizes = [one.extent(groups[k][0]) for k in run]
+        if not all(isinstance(size, int) for size in sizes):
+            shape.append(sizes[0])
+            continue
+        index = np.arange(math.prod(sizes)).reshape(sizes)  # type: ignore[arg-type]
+        for place, k in enumerate(run):
+            if groups[k][0] in one.kept:
+                index = index.take(one.kept[groups[k][0]], place)
+        places: list[int] = index.reshape(-1)[list(two.kept.get(run[0], range(index.size)))].tolist()
+        if places != [*range(math.prod(sizes))]:  # type: ignore[arg-type]
+            kept[axes[0]] = tuple(places)
+        merged = axes if len(axes) > 1 else merged
+        shape.append(len(places))
+    return InputFeatures(one.name, one.shape, tuple(shape), kept, merged, one.names)
+
+
+def _groups(rank: int, merged: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The axes of a narrowed input, each as the original axes that it is made of."""
+    return [merged if axis in merged else (axis,) for axis in range(rank) if axis not in merged[1:]]
+
+
+def _columns(one: OutputFeatures, two: OutputFeatures) -> OutputFeatures:
+    """One output after both."""
+    kept, constants = dict(one.kept), {axis: dict(values) for axis, values in one.constants.items()}
+    for axis, indices in two.kept.items():
+        before = kept.get(axis) or tuple(range(len(indices) + len(two.constants[axis])))
+        kept[axis] = tuple(before[i] for i in indices)
+        constants.setdefault(axis, {}).update({before[i]: value for i, value in two.constants[axis].items()})
+    return OutputFeatures(one.name, one.shape, two.slim_shape, kept, constants)
