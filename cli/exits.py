@@ -9,9 +9,26 @@ MEANING = {
     CHECK_FAILED: "a check failed; nothing was written",
     BAD_INPUT: "bad input or usage; nothing was written",
     BUG: "an error in onnxdam itself; nothing was written",
-    INTERRUPTED: "interrupted (Ctrl-C); nothing was written",
-    TERMINATED: "terminated (SIGTERM); nothing was written",
+    INTERRUPTED: "interrupted (Ctrl-C); nothing was written but a checkpoint",
+    TERMINATED: "terminated (SIGTERM); nothing was written but a checkpoint",
 }
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: temporary files are removed on the way out."""
+
+
+class Stopped(Exception):
+    """A command that was stopped and has something of its own to say about it.
+
+    Args:
+        message: one line.
+        code: the exit status.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def table() -> str:

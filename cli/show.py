@@ -75,6 +75,24 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(text)
 
 
+@contextlib.contextmanager
+def bar() -> Iterator[Callable[[int, int | None, str], None] | None]:
+    """A bar on stderr, drawn by calling it with what is done, of how much (None: unknown), and a text.
+
+    None where nobody watches.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(20), TaskProgressColumn(), TimeRemainingColumn(compact=True), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+        task = drawn.add_task("starting", total=None)
+        yield lambda done, total, text: drawn.update(task, completed=done, total=total, description=text)
+
+
 def size(nbytes: float) -> str:
     """12.3 MB."""
     for unit in ("B", "kB", "MB"):

@@ -67,7 +67,9 @@ def fingerprint(data: Any) -> str:
     """A checksum of all tensors and arrays of the data."""
     total = 0
     for array in _arrays(data):
-        total = zlib.crc32(np.ascontiguousarray(array), zlib.crc32(f"{array.dtype}{array.shape}".encode(), total))
+        total = zlib.crc32(
+            np.ascontiguousarray(array).tobytes(), zlib.crc32(f"{array.dtype}{array.shape}".encode(), total)
+        )
     return f"{total:08x}"
 
 

@@ -25,10 +25,12 @@ import torch
 from torch import nn
 
 from onnxdam.errors import InputError
-from onnxdam.masks import Gates
+from onnxdam.masks import Gates, export
 
 from .checkpoint import Checkpoint, fingerprint
 from .recipe import Data, Recipe, Settings, on_device
+
+DENSE = "none"  # the method of a run without gates, to compare with
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Trained(Generic[Data]):
     Attributes:
         recipe, settings: what was trained, and how.
         network: with its hardened gates, in evaluation mode, on the CPU; the weights chosen on the validation set.
-        gates: its gates.
+        gates: its gates; None if it was trained without.
         example: what it can be called with.
         epoch: the epoch whose weights were chosen.
         valid: their metric on the validation set.
@@ -89,7 +91,7 @@ class Trained(Generic[Data]):
     recipe: Recipe[Data]
     settings: Settings
     network: nn.Module
-    gates: Gates
+    gates: Gates | None
     example: tuple[torch.Tensor, ...]
     epoch: int
     valid: float
@@ -102,7 +104,11 @@ class Trained(Generic[Data]):
     @property
     def kept(self) -> dict[str, tuple[int, int]]:
         """Gate -> (slots that stay, slots)."""
-        return self.gates.kept()
+        return self.gates.kept() if self.gates else {}
+
+    def export(self, path: str | Path, *, dynamo: bool = True) -> Path:
+        """Writes the network with its masks as constants; see `onnxdam.masks.export`."""
+        return export(self.network, self.gates, self.example, path, dynamo=dynamo)
 
 
 def train(
@@ -159,7 +165,9 @@ class _Run(Generic[Data]):
         per_epoch = recipe.steps(data, settings.batch)
         self.steps = settings.epochs * per_epoch
         self.network = recipe.network(data)
-        self.gates = recipe.gates(self.network, data, settings, settings.schedule(self.steps))
+        schedule = settings.schedule(self.steps)
+        gated = settings.method != DENSE
+        self.gates: Gates | _NoGates = recipe.gates(self.network, data, settings, schedule) if gated else _NoGates()
         self.network.to(device)
         self.data: Data = on_device(data, device)
         self.optimizer = self._optimizer()
@@ -212,15 +220,12 @@ class _Run(Generic[Data]):
     def _evaluate(self, loss: float) -> Evaluation:
         if not math.isfinite(loss):
             raise InputError(f"training diverged: the loss is {loss} in epoch {self.epoch}; try a smaller --lr")
-        if self.epoch == self.settings.epochs and not self.gates.hardened:
-            self.gates.harden()  # a schedule that rounds up
         self.network.eval()
         valid, test = (self.recipe.metric(self.network, self.data, split) for split in ("valid", "test"))
         found = Evaluation(self.epoch, loss, valid, test, self.gates.hardened)
         self.history.append(found)
-        if found.hardened and (
-            self.chosen is None or self.recipe.metric_kind.better(valid, self.history[self.chosen_at].valid)
-        ):
+        best = self.history[self.chosen_at].valid if self.chosen is not None else valid
+        if found.hardened and not self.recipe.metric_kind.better(best, valid):  # of equals the last, trained longest
             self.chosen = copy.deepcopy(self.network.state_dict())
             self.chosen_at = len(self.history) - 1
         return found
@@ -265,10 +270,26 @@ class _Run(Generic[Data]):
         self.network.eval().cpu()
         chosen, lower = self.history[self.chosen_at], self.recipe.metric_kind.lower
         tests = [e.test for e in self.history if e.hardened]
+        gates = self.gates if isinstance(self.gates, Gates) else None
         return Trained(
-            self.recipe, self.settings, self.network, self.gates, self.example, chosen.epoch, chosen.valid, chosen.test,
+            self.recipe, self.settings, self.network, gates, self.example, chosen.epoch, chosen.valid, chosen.test,
             tests[-1], min(tests) if lower else max(tests), tuple(self.history), time.perf_counter() - self.start,
         )  # fmt: skip
+
+
+class _NoGates(nn.Module):
+    """In the place of gates where there are none."""
+
+    hardened = True
+
+    def kept(self) -> dict[str, tuple[int, int]]:
+        return {}
+
+    def penalty(self) -> float:
+        return 0.0
+
+    def step(self, lr: float) -> None:
+        pass
 
 
 class _Sparingly:
