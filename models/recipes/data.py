@@ -92,18 +92,18 @@ class Ratings:
     """Ratings of items by users.
 
     Attributes:
-        matrix: users x items, 0 where unknown.
+        matrix: users x items, float, 0 where unknown.
         train, valid, test: (user, item) of the ratings of the three splits, shape (ratings, 2).
         values: the ratings that occur in training, ascending.
-        sides: name -> adjacency of a side graph over users or items (W_users, ...), where there is one.
+        sides: name -> adjacency, bool, of a side graph over users or items (W_users, ...), where there is one.
     """
 
-    matrix: npt.NDArray[np.float32]
-    train: npt.NDArray[np.int64]
-    valid: npt.NDArray[np.int64]
-    test: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float32]
-    sides: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    matrix: Tensor
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    values: Tensor
+    sides: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 # -- images ----------------------------------------------------------------------------------------------------------
@@ -284,10 +284,17 @@ def load_ratings(path: str | Path | None = None, valid: float = 0.1) -> Ratings:
     if not 0 < cut < len(pairs):
         raise InputError(f"{path or 'digits'}: {len(pairs)} ratings are too few to keep {valid} of them for validation")
     values = np.unique(matrix[pairs[:cut, 0], pairs[:cut, 1]])
-    return Ratings(matrix, pairs[:cut], pairs[cut:], np.argwhere(hidden), values, sides)
+    return Ratings(
+        matrix=torch.from_numpy(matrix),
+        train=torch.from_numpy(pairs[:cut]),
+        valid=torch.from_numpy(pairs[cut:]),
+        test=torch.from_numpy(np.argwhere(hidden)),
+        values=torch.from_numpy(values),
+        sides={name: torch.from_numpy(side) for name, side in sides.items()},
+    )
 
 
-def _ratings(path: Path) -> tuple[npt.NDArray[np.float32], Array, Array, dict[str, npt.NDArray[np.bool_]]]:
+def _ratings(path: Path) -> tuple[Array, Array, Array, dict[str, Array]]:
     content = read(path, RATINGS)
     m, known, hidden = (content[k] for k in RATINGS)
     if m.ndim != 2 or known.shape != m.shape or hidden.shape != m.shape or m.dtype.kind not in "fiu":
@@ -305,7 +312,7 @@ def _ratings(path: Path) -> tuple[npt.NDArray[np.float32], Array, Array, dict[st
     return matrix, known, hidden, sides
 
 
-def _digits_ratings() -> tuple[npt.NDArray[np.float32], Array, Array, dict[str, npt.NDArray[np.bool_]]]:
+def _digits_ratings() -> tuple[Array, Array, Array, dict[str, Array]]:
     from sklearn.datasets import load_digits
 
     matrix = (1 + np.round(load_digits().data[:300] / 4)).astype(np.float32)
