@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from onnxdam.errors import InputError
@@ -20,10 +21,21 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 MODULES = {  # name of the recipe: the file that has it
+    "digits": "digits",
     "lenet-300-100": "lenet",
     "linear-dr": "reduction",
     "kernel-dr": "reduction",
     "quadratic-dr": "reduction",
+    "autoencoder": "autoencoder",
+    "lenet-5": "convnets",
+    "preresnet-20": "convnets",
+    "preresnet-56": "convnets",
+    "preresnet-164": "convnets",
+    "vgg-16": "convnets",
+    "vgg-19": "convnets",
+    "resnet-18": "convnets",
+    "gcn": "graph",
+    "recommender": "recommender",
 }
 
 
@@ -31,11 +43,13 @@ def find(name: str) -> Recipe[Any]:
     """A recipe by its name.
 
     Raises:
-        InputError: no such recipe.
+        InputError: no such recipe, or no torch.
     """
     if name not in MODULES:
         close = difflib.get_close_matches(name, MODULES, 1)
         meant = f" (do you mean {close[0]}?)" if close else ""
         raise InputError(f"no recipe is called {name!r}{meant}; there are {', '.join(MODULES)}")
+    if importlib.util.find_spec("torch") is None:
+        raise InputError("training needs torch, which is not installed: pip install 'onnxdam[torch]'")
     module = importlib.import_module(f"{__package__}.{MODULES[name]}")
     return next(recipe for recipe in module.RECIPES if recipe.name == name)

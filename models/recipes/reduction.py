@@ -78,8 +78,12 @@ class Reduction(Recipe[Points]):
         return nn.Sequential(self.encoder(), self.decoder())
 
     def gates(self, network: nn.Module, data: Points, settings: Settings, schedule: Schedule) -> Gates:
-        """DAM stands between encoder and decoder, as the paper has it; other methods are put on the same units."""
-        if settings.method != "dam":
+        """DAM stands between encoder and decoder, as the paper has it.
+
+        Other methods are attached to the same units, and so is DAM where the target needs prices that a gate between
+        two modules does not know.
+        """
+        if settings.method != "dam" or set(settings.target or ()) - {"channels"}:
             return super().gates(network, data, settings, schedule)
         assert isinstance(network, nn.Sequential)
         network.insert(1, DAM(BOTTLENECK, beta=self.beta, floor=None))

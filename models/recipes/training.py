@@ -136,12 +136,13 @@ def train(
         InputError: no such device; a target that cannot be reached; a checkpoint of another run; a loss that is not
             finite.
     """
-    run = _Run(recipe, data, settings or recipe.settings, _device(device))
-    store = None
-    if checkpoint is not None:
-        store = Checkpoint(Path(checkpoint), identity(recipe, data, run.settings))
-        if resume and store.path.exists():
-            run.load(store.read(run.device))
+    settings, on = settings or recipe.settings, _device(device)
+    store = None if checkpoint is None else Checkpoint(Path(checkpoint), identity(recipe, data, settings))
+    left = store.read(on) if store is not None and resume and store.path.exists() else None
+    run = _Run(recipe, data, settings, on)
+    if left is not None:
+        run.load(left)
+    if store is not None:
         store.write(run.state())  # that it can be written is known before the work
     for _ in run.evaluations(progress):
         if store is not None:
