@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, Union
+from typing import TypedDict, TypeVar, Union
 
 import onnx
 import onnx_ir as ir
@@ -29,11 +29,19 @@ from onnxdam.graph import functions, io
 from onnxdam.graph.threshold import zero_small
 from onnxdam.plan import Plan
 from onnxdam.rewrite import signature
+from onnxdam.rewrite.flatten import candidates, flattened, scattered
 from onnxdam.rewrite.record import record
 from onnxdam.rewrite.slim import Slim
 
 Model = Union[str, Path, onnx.ModelProto, ir.Model]
 M = TypeVar("M", bound=Model)
+
+
+class _Allowed(TypedDict):
+    """Whether inputs and outputs may shrink."""
+
+    inputs: bool
+    outputs: bool
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,11 @@ def apply(model: M, plan: Plan, *, strict: bool = True) -> M:
     source = io.load(model, strict=strict)
     if io.fingerprint(source) != plan.fingerprint:
         raise InputError("plan: it was made for another model; make it again with `onnxdam prune --dry-run --plan`")
-    network = Network(working_copy(model, source, float(plan.options.get("threshold", 0.0))))
-    inputs, outputs = (bool(plan.options.get(name)) for name in ("inputs", "outputs"))
-    need = Need(network, preset=plan.kept, inputs=inputs, outputs=outputs)
+    working = working_copy(model, source, float(plan.options.get("threshold", 0.0)))
+    flat = [item.name for item in plan.signature.inputs if item.merged] if plan.signature is not None else []
+    network = flattened(working.clone(), flat) if flat else Network(working)
+    allowed: _Allowed = {"inputs": bool(plan.options.get("inputs")), "outputs": bool(plan.options.get("outputs"))}
+    need = Need(network, preset=plan.kept, **allowed)
     again = record(need, plan.fingerprint, plan.options)
     if again.kept != plan.kept:
         raise InputError("plan: it removes slots that are needed; slots can be added to a plan by hand, not taken away")
@@ -164,7 +174,14 @@ def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, 
     }
     asked |= {name: value for name in ("inputs", "outputs") if (value := getattr(options, name))}
     protect = _protected(network, options.protect)
-    need = Need(network, align=multiple, protect=protect, inputs=bool(options.inputs), outputs=options.outputs)
+    allowed: _Allowed = {"inputs": bool(options.inputs), "outputs": options.outputs}
+    flat = candidates(network, protect) if options.inputs else []
+    while flat:  # as vectors, unless whole rows, columns and channels are all that leaves
+        need = Need(flattened(source.clone(), flat), align=multiple, protect=protect, **allowed)
+        if flat == (flat := scattered(need)):
+            break
+    else:
+        need = Need(network, align=multiple, protect=protect, **allowed)
     made = record(need, fingerprint, asked)
     if made.signature is not None and options.feature_names:
         made = replace(made, signature=signature.named(made.signature, options.feature_names))

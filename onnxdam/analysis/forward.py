@@ -7,7 +7,9 @@ computed; the other values get their constant slots. No decision is taken here.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,33 @@ ATTEMPTS = 4  # how often a body is scanned until what is assumed of its inputs 
 Shapes = dict[str, onnx.TypeProto]
 
 
+@dataclass(frozen=True)
+class Flat:
+    """An input that was declared anew, with some axes merged.
+
+    Attributes:
+        name: of the input.
+        shape: its declared extents before.
+        axes: the consecutive axes that became one.
+        order: row-major positions over them, in the order of the merged axis.
+    """
+
+    name: str
+    shape: ir.Shape
+    axes: tuple[int, ...]
+    order: Array
+
+    @property
+    def sizes(self) -> list[int]:
+        """Extents of the merged axes."""
+        return [int(n) for n in self.shape[self.axes[0] : self.axes[-1] + 1]]  # type: ignore[arg-type]
+
+    def is_block(self, kept: Array) -> bool:
+        """Whether the kept slots of the merged axis are whole rows, columns, channels: then they leave as such."""
+        places = np.unravel_index(self.order[kept], self.sizes)
+        return math.prod(len(np.unique(p)) for p in places) == len(kept)
+
+
 class Network:
     """A model as the analyses see it: ops in topological order (bodies before the node that runs them) and tensors.
 
@@ -45,6 +74,7 @@ class Network:
         self._computable: dict[ir.Node, bool] = {}
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
+        self.flats: dict[str, Flat] = {}  # inputs that were declared with merged axes before
         self._opsets = {**model.graph.opset_imports}
         self._scan(model.graph, infer_shapes(model), "")
         for value in model.graph.outputs:

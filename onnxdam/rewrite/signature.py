@@ -55,9 +55,12 @@ def unread(need: Need) -> list[Tensor]:
 
 def dims(value: ir.Value | None) -> Shape:
     """The extents that the file declares."""
-    if value is None or value.shape is None:
-        return ANY_RANK
-    return tuple((d if d >= 0 else None) if isinstance(d, int) else d.value for d in value.shape)
+    return ANY_RANK if value is None or value.shape is None else dims_of(value.shape)
+
+
+def dims_of(shape: ir.Shape) -> Shape:
+    """Extents as a manifest writes them."""
+    return tuple((d if d >= 0 else None) if isinstance(d, int) else d.value for d in shape)
 
 
 def _kept(need: Need, t: Tensor) -> dict[int, tuple[int, ...]]:
@@ -73,7 +76,15 @@ def _narrow(shape: Shape, kept: dict[int, tuple[int, ...]]) -> Shape:
 
 def _input(need: Need, t: Tensor, left: bool) -> InputFeatures:
     shape, kept = dims(t.value), _kept(need, t)
-    return InputFeatures(t.name, shape, None if left else _narrow(shape, kept), {} if left else kept)
+    flat = need.network.flats.get(t.name)
+    if left or flat is None:
+        return InputFeatures(t.name, shape, None if left else _narrow(shape, kept), {} if left else kept)
+    first = flat.axes[0]
+    slots = list(kept.get(first, range(t.axes[first].n)))
+    outside = {axis + (axis > first) * (len(flat.axes) - 1): picks for axis, picks in kept.items() if axis != first}
+    positions = tuple(flat.order[slots].tolist())
+    whole = {} if positions == tuple(range(math.prod(flat.sizes))) else {first: positions}
+    return InputFeatures(t.name, dims_of(flat.shape), _narrow(shape, kept), outside | whole, flat.axes)
 
 
 def _output(need: Need, t: Tensor) -> OutputFeatures:
@@ -143,8 +154,8 @@ def rewrite(slim: Slim, manifest: Manifest) -> None:
         if item.left:
             if not manifest.keep_signature and not value.uses():
                 graph.inputs.remove(value)
-        elif item.kept and manifest.keep_signature:
-            _gather(slim, value, item)
+        elif (item.kept or item.merged) and manifest.keep_signature:
+            _select(slim, value, item)
         elif item.kept:
             value.shape = _resized(value, item.slim_shape)
     for value in graph.outputs:
@@ -159,25 +170,39 @@ def _resized(value: ir.Value, shape: Shape | None) -> ir.Shape:
     return ir.Shape([dim if isinstance(dim, int) else old[i] for i, dim in enumerate(shape)])
 
 
-def _gather(slim: Slim, value: ir.Value, item: InputFeatures) -> None:
-    """Selects the kept features of an input inside the graph, in front of all who read it."""
-    graph, current = slim.model.graph, value
-    uses = list(value.uses())
-    made: list[ir.Node] = []
-    for axis, indices in item.kept.items():
-        picks = slim.initializer(f"{item.name}_kept", np.array(indices, np.int64))
-        node = ir.Node(
-            "", "Gather", [current, picks], [ir.AttrInt64("axis", axis)], num_outputs=1,
-            name=slim.fresh(f"{item.name}_Gather"),
-        )  # fmt: skip
+def _select(slim: Slim, value: ir.Value, item: InputFeatures) -> None:
+    """The input is what it was; its kept features are selected in front of all who read it."""
+    uses, shape = list(value.uses()), _resized(value, item.slim_shape)
+    flat = slim.network.flats.get(item.name)
+    current, made = value, []  # type: ir.Value, list[ir.Node]
+    taken = {node.name for node in slim.model.graph.all_nodes()}
+
+    def add(kind: str, content: list[int], attributes: list[ir.Attr]) -> None:
+        nonlocal current
+        operand = slim.initializer(f"{item.name}_{kind}", np.array(content, np.int64))
+        node = ir.Node("", kind, [current, operand], attributes, num_outputs=1)
+        node.name = slim.fresh(f"{item.name}_{kind}")
+        while node.name in taken:
+            node.name = slim.fresh(f"{item.name}_{kind}")
         current = node.outputs[0]
         current.name, current.type = slim.fresh(f"{item.name}_read"), value.type
         made.append(node)
-    current.shape = _resized(value, item.slim_shape)
+
+    for axis, indices in item.kept.items():
+        if flat is None or axis != flat.axes[0]:
+            add("Gather", list(indices), [ir.AttrInt64("axis", axis)])
+    if flat is not None:
+        value.shape, first, last = flat.shape, flat.axes[0], flat.axes[-1]
+        behind = [len(item.kept[a]) if a in item.kept else dim for a, dim in enumerate(item.shape)][last + 1 :]
+        if sum(not isinstance(dim, int) for dim in behind) > 1:
+            raise InputError(f"inputs: keep-signature cannot flatten {item.name!r} with two dynamic axes at its end")
+        sizes = [*(0 for _ in range(first)), math.prod(flat.sizes)]
+        add("Reshape", sizes + [dim if isinstance(dim, int) else -1 for dim in behind], [])
+        add("Gather", list(item.kept.get(first, range(math.prod(flat.sizes)))), [ir.AttrInt64("axis", first)])
+    current.shape = shape
     for user, slot in uses:
         user.replace_input_with(slot, current)
-    first = next(iter(graph))
-    graph.insert_before(first, made)
+    slim.model.graph.insert_before(next(iter(slim.model.graph)), made)
 
 
 # -- a slim model made slimmer -----------------------------------------------------------------------------------------

@@ -282,6 +282,19 @@ class Rule:
         reference implementation computes it."""
         return None
 
+    def moves(self, op: Op, source: Array) -> Array | None:
+        """Where every element of the first output comes from; None: it is not just a movement of the first input.
+
+        Args:
+            source: where every element of the first input comes from; extents not known before run time are any number.
+        """
+        return None
+
+    def beside(self, op: Op, index: int) -> Sequence[int] | None:
+        """Inputs that are broadcast against input `index`, where every element of the first output follows from those
+        in its place (and scalars); None: it is not such an operator."""
+        return None
+
     def shapes(self, op: Op) -> None:
         """Refines the shapes of the outputs beyond ONNX shape inference."""
 

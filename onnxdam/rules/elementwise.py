@@ -8,7 +8,7 @@ A slot of y is constant where it is constant in every operand, or where an opera
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +100,11 @@ class Elementwise(Rule):
                 structured = [a for a in axes if len(a.layout) > 1]
                 if structured:
                     y.adopt(i, structured[0])
+
+    def beside(self, op: Op, index: int) -> Sequence[int] | None:
+        broadcast = [i for i, t in enumerate(op.ins) if t is not None and any(t is s for s in self.sources(op))]
+        opaque = any(t is None or t.opaque for t in (op.ins[i] for i in broadcast))
+        return [i for i in broadcast if i != index] if index in broadcast and not opaque else None
 
     def evaluate(self, op: Op, *arrays: Array) -> Array | None:
         """Real numbers go through the rule's own function, in double precision."""
@@ -287,6 +292,9 @@ class Copy(Elementwise):
 
     def evaluate(self, op: Op, *arrays: Array) -> Array:
         return arrays[0]
+
+    def moves(self, op: Op, source: Array) -> Array:
+        return source
 
 
 class Division(Elementwise):

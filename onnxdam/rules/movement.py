@@ -41,6 +41,9 @@ class Transpose(Rule):
     def evaluate(self, op: Op, *arrays: Array) -> Array:
         return arrays[0].transpose(self.perm(op))
 
+    def moves(self, op: Op, source: Array) -> Array:
+        return source.transpose(self.perm(op))
+
     def shapes(self, op: Op) -> None:
         if op.x.opaque:
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Size, Sym, capped
+from onnxdam.analysis.tensor import Array, Size, Sym, capped
 from onnxdam.rules.base import (
     Follows,
     Op,
@@ -67,6 +67,12 @@ class Slice(Rule):
             else:
                 plan[axis] = None
         return plan
+
+    def moves(self, op: Op, source: Array) -> Array | None:
+        plan = None if op.x.opaque else self._plan(op)
+        if plan is None or any(cut is None for cut in plan.values()):
+            return None
+        return source[tuple(plan.get(i) or slice(None) for i in range(source.ndim))]
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x, y = op.x, op.y
@@ -214,6 +220,11 @@ class Gather(Rule):
 
     def axis(self, op: Op) -> int:
         return int(op.attr("axis", 0)) % op.x.rank
+
+    def moves(self, op: Op, source: Array) -> Array | None:
+        index = op.tensor(1)
+        static = index is not None and index.is_known and isinstance(op.x.shape[self.axis(op)], int)
+        return source.take(index.content, self.axis(op)) if index is not None and static else None
 
     def shapes(self, op: Op) -> None:
         x, index = op.x, op.tensor(1)

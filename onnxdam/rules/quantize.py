@@ -14,7 +14,7 @@ Constants that land too near a rounding tie are not followed: the last bit of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -182,6 +182,9 @@ class Linear(Rule):
 
     def shapes(self, op: Op) -> None:
         adopt_shape(op.x, op.y)
+
+    def beside(self, op: Op, index: int) -> Sequence[int] | None:
+        return () if index == 0 and not op.x.opaque and Grid.of(op).axis is None else None
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x, y, parameters = op.x, op.y, [t for t in op.ins[1:3] if t is not None]

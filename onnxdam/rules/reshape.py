@@ -7,6 +7,7 @@ An axis of several atoms is their product: a merged slot stays if and only if al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -236,6 +237,15 @@ class Regroup(Rule):
     def evaluate(self, op: Op, *arrays: Array) -> Array | None:
         static = not op.y.opaque and all(isinstance(s, int) for s in op.y.shape)
         return arrays[0].reshape(op.y.shape) if static else None  # type: ignore[arg-type]
+
+    def moves(self, op: Op, source: Array) -> Array | None:
+        if op.y.opaque:
+            return None
+        like = dict(zip(op.x.shape, source.shape, strict=True))
+        sizes = [size if isinstance(size, int) else like.get(size, -1) for size in op.y.shape]
+        rest = math.prod(size for size in sizes if size != -1)
+        fits = sizes.count(-1) < 2 and (source.size % rest == 0 if -1 in sizes else source.size == rest)
+        return source.reshape(sizes) if fits else None
 
     def shapes(self, op: Op) -> None:
         if not op.y.opaque and not op.x.opaque:
