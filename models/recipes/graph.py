@@ -106,7 +106,7 @@ class GraphRecipe(Recipe[Citations]):
 
     def metric(self, network: nn.Module, data: Citations, split: Split) -> float:
         nodes: Tensor = getattr(data.graph, split)
-        found = network(data.graph.x, data.adjacency)[nodes].argmax(1)
+        found = network(data.graph.x, data.sparse)[nodes].argmax(1)
         return 100 * float((found != data.graph.y[nodes]).float().mean())
 
 

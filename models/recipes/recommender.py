@@ -67,28 +67,31 @@ def _padded(known: Tensor) -> Tensor:
     return torch.where(known.gather(1, order), order, known.shape[1])
 
 
-def subgraphs(data: Neighbourhoods, pairs: Tensor) -> Tensor:
+def subgraphs(data: Neighbourhoods, pairs: Tensor, *, tight: bool = False) -> Tensor:
     """Rating numbers among the enclosing nodes of every pair; the rating of the pair itself is hidden.
 
     Args:
         data: what is known.
         pairs: (user, item), shape (batch, 2).
+        tight: pad to the largest subgraph of the batch only; padding changes nothing but the time it takes.
 
     Returns:
-        Shape (batch, 1 + users, 1 + items), int64, padded with zeros to the largest subgraph.
+        Shape (batch, 1 + users, 1 + items), int64, padded with zeros to the largest of all subgraphs.
     """
     user, item = pairs[:, :1], pairs[:, 1:]
     around_item, around_user = data.of_item[item[:, 0]], data.of_user[user[:, 0]]
     none_user, none_item = (n - 1 for n in data.numbers.shape)
     others = torch.where(around_item == user, none_user, around_item)  # u and v themselves come first
     things = torch.where(around_user == item, none_item, around_user)
-    users, items = torch.cat([user, _tight(others, none_user)], 1), torch.cat([item, _tight(things, none_item)], 1)
+    if tight:
+        others, things = _tightened(others, none_user), _tightened(things, none_item)
+    users, items = torch.cat([user, others], 1), torch.cat([item, things], 1)
     found = data.numbers[users[:, :, None], items[:, None, :]]
     found[:, 0, 0] = 0
     return found
 
 
-def _tight(numbers: Tensor, none: int) -> Tensor:
+def _tightened(numbers: Tensor, none: int) -> Tensor:
     """Without the columns that hold nothing in any row, but with one at least."""
     used = int((numbers != none).sum(1).max())
     return numbers.sort(1).values[:, : max(used, 1)]  # the padding is the largest number
@@ -196,7 +199,7 @@ class RecommenderRecipe(Recipe[Neighbourhoods]):
         pairs = data.ratings.train[rows.to(data.ratings.train.device)]
         wanted = data.ratings.matrix[pairs[:, 0], pairs[:, 1]]
         assert isinstance(network, IGMC)
-        return nn.functional.mse_loss(network(subgraphs(data, pairs)) / network.std, wanted / network.std)
+        return nn.functional.mse_loss(network(subgraphs(data, pairs, tight=True)) / network.std, wanted / network.std)
 
     def metric(self, network: nn.Module, data: Neighbourhoods, split: Split) -> float:
         pairs: Tensor = getattr(data.ratings, split)
