@@ -7,23 +7,13 @@ import click
 from . import options, show
 
 
-class _Size(click.ParamType):
-    name = "DIM=N"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
-        name, equals, size = str(value).rpartition("=")
-        if not (name and equals and size.isdecimal() and int(size) > 0):
-            self.fail(f"{value!r} is not of the form DIM=N", param, ctx)
-        return name, int(size)
-
-
 @click.command("bench")
 @click.argument("a", type=click.Path(), metavar="A.onnx")
 @click.argument("b", type=click.Path(), metavar="B.onnx")
 @options.provider
 @click.option("--threads", type=click.IntRange(min=0), default=1, show_default=True, help="0: as ONNX Runtime likes.")
 @click.option("--seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="How long to measure.")
-@click.option("--size", "sizes", multiple=True, type=_Size(), help="Size of a dynamic dimension (repeatable).")
+@options.sizes
 @options.as_json
 def command(
     a: str, b: str, provider: str, threads: int, seconds: float, sizes: tuple[tuple[str, int], ...], as_json: bool

@@ -24,6 +24,7 @@ COMMANDS = {  # name: one line of help (listed here, so that help imports no com
     "explain": "Show why a channel stays, down to an output or an unknown operator.",
     "verify": "Check that two models are the same function.",
     "bench": "Measure two models against each other.",
+    "deploy": "Write what a server needs to serve a model (NVIDIA Triton).",
     "doctor": "Show versions and providers, and what is wrong with them.",
 }
 

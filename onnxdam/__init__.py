@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxdam.api import apply, explain, plan, slim
     from onnxdam.bench import BenchResult, bench
+    from onnxdam.deploy import deploy
     from onnxdam.errors import InputError, OnnxDamError, UnsupportedError, VerificationError
     from onnxdam.inspection import Inspection, inspect
     from onnxdam.plan import Plan
@@ -36,6 +37,7 @@ __all__ = [
     "VerificationError",
     "apply",
     "bench",
+    "deploy",
     "explain",
     "inspect",
     "plan",
@@ -54,6 +56,7 @@ _HOME = {
     "VerificationError": "errors",
     "apply": "api",
     "bench": "bench",
+    "deploy": "deploy",
     "explain": "api",
     "inspect": "inspection",
     "plan": "api",
