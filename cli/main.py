@@ -22,6 +22,7 @@ COMMANDS = {  # name: one line of help (listed here, so that help imports no com
     "prune": "Remove masked channels from a model, check it, write it.",
     "inspect": "Show what a model costs, and what of it is dead, constant or pinned.",
     "explain": "Show why a channel stays, down to an output or an unknown operator.",
+    "features": "Show which features of its inputs a model reads, and how much it asks for each.",
     "verify": "Check that two models are the same function.",
     "bench": "Measure two models against each other.",
     "deploy": "Write what a server needs to serve a model (NVIDIA Triton).",

@@ -16,6 +16,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxdam import features
     from onnxdam.api import apply, explain, plan, slim
     from onnxdam.bench import BenchResult, bench
     from onnxdam.deploy import deploy
@@ -39,6 +40,7 @@ __all__ = [
     "bench",
     "deploy",
     "explain",
+    "features",
     "inspect",
     "plan",
     "slim",
@@ -64,6 +66,8 @@ _HOME = {
     "verify": "verify",
 }
 
+_MODULES = ("features",)  # submodules that are public themselves
+
 
 class _Package(types.ModuleType):
     """Lets `onnxdam.plan`, `onnxdam.verify` and `onnxdam.bench` be the functions.
@@ -83,6 +87,8 @@ sys.modules[__name__].__class__ = _Package
 
 def __getattr__(name: str) -> Any:
     """Imports a public name on first use (PEP 562)."""
+    if name in _MODULES:
+        return importlib.import_module(f"onnxdam.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"onnxdam.{_HOME[name]}"), name)
