@@ -19,6 +19,7 @@ from onnxdam.errors import OnnxDamError
 from . import exits
 
 COMMANDS = {  # name: one line of help (listed here, so that help imports no command)
+    "train": "Train a network with masks and write it as a model to prune.",
     "prune": "Remove masked channels from a model, check it, write it.",
     "inspect": "Show what a model costs, and what of it is dead, constant or pinned.",
     "explain": "Show why a channel stays, down to an output or an unknown operator.",
@@ -80,7 +81,10 @@ def status(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         _failed("interrupted; nothing was written")
         return exits.INTERRUPTED
-    except _Terminated:
+    except exits.Stopped as stopped:
+        _failed(str(stopped))
+        return stopped.code
+    except exits.Terminated:
         _failed("terminated; nothing was written")
         return exits.TERMINATED
     except SystemExit:  # click's way to say that the reader of our output went away, as `head` does
@@ -91,12 +95,8 @@ def status(arguments: list[str] | None = None) -> int:
         return exits.BUG
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception: temporary files are removed on the way out."""
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    raise exits.Terminated
 
 
 def _failed(message: str) -> None:

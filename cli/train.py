@@ -142,9 +142,9 @@ def _check_files(given: dict[str, Any]) -> None:
         return
     if Path(checkpoint).resolve() == output.resolve():
         raise InputError(f"{checkpoint}: is the output itself; choose another name for the checkpoint")
+    io.check_output(Path(checkpoint), overwrite=True, sources=sources)
     if Path(checkpoint).exists() and not given["resume"] and not given["force"]:
         raise InputError(f"{checkpoint}: exists already; --resume goes on from it, --force replaces it")
-    io.check_output(Path(checkpoint), overwrite=True, sources=sources)
     if given["resume"] and not Path(checkpoint).exists():
         click.echo(f"warning: {checkpoint}: is not there; training starts from the beginning", err=True)
 
