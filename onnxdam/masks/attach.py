@@ -1,9 +1,9 @@
 """Puts gates on a network that knows nothing of them.
 
 The network is exported in memory, the analysis that prunes tells which channels are coupled and which weights read
-them, and every such weight w becomes w * mask along the axis that is read (torch parametrizations). A closed gate then
-means zero for all who read the channel, wherever it was made; nothing is put among the activations, so nothing of the
-network's code changes, and a residual stream, a concatenation, a depthwise pair or an attention head has one gate.
+them, and every such weight w counts as w * mask along the axis that is read (see `reading`). A closed gate then means
+zero for all who read the channel, wherever it was made; nothing of the network's code changes, and a residual stream, a
+concatenation, a depthwise pair or an attention head has one gate.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from onnxdam.errors import InputError
 from onnxdam.graph import functions
@@ -28,6 +27,7 @@ from onnxdam.masks.gate import Fixed, Gate, along, gates_of
 from onnxdam.masks.gates import Gates
 from onnxdam.masks.groups import Graph, Group, Part
 from onnxdam.masks.norms import GroupLasso, NetworkSlimming, Owned, spread
+from onnxdam.masks.reading import has_masks, original, owner, put_on, take_off
 from onnxdam.masks.schedule import Schedule
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -40,56 +40,6 @@ METHODS: dict[str, Callable[..., Gate]] = {
 }
 
 
-class _Scale(torch.autograd.Function):
-    """weight * mask along an axis; the slope by the mask is summed over whole rows first: three times as fast."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor, axis: int) -> Tensor:
-        ctx.save_for_backward(weight, mask)
-        ctx.axis = axis
-        return weight * along(mask, weight.dim(), axis)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weight, mask = ctx.saved_tensors
-        by_weight = slope * along(mask, weight.dim(), ctx.axis) if ctx.needs_input_grad[0] else None
-        by_mask = None
-        if ctx.needs_input_grad[1]:
-            by_mask = slope * weight
-            for _ in range(ctx.axis):
-                by_mask = by_mask.sum(0)
-            by_mask = by_mask.reshape(len(by_mask), -1).sum(1)
-        return by_weight, by_mask, None
-
-
-class Masked(nn.Module):
-    """The parametrization w -> w * mask along one axis.
-
-    Args:
-        gate: holds the mask.
-        axis: of the weight.
-        index: gate slot of each entry of that axis, -1 for none.
-    """
-
-    index: Tensor
-
-    def __init__(self, gate: Gate, axis: int, index: Tensor) -> None:
-        super().__init__()
-        self.gate = gate
-        self.axis = axis
-        self.register_buffer("index", index, persistent=False)
-        self.whole = bool((index >= 0).all())
-        self.plain = self.whole and torch.equal(index, torch.arange(gate.n))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The weight as the network sees it, same shape."""
-        mask = self.gate.mask().to(weight.dtype)
-        if not self.plain:
-            mask = mask[self.index] if self.whole else spread(mask, self.index)
-        scaled: Tensor = _Scale.apply(weight, mask, self.axis)
-        return scaled
-
-
 class _Draw:
     """Draws noise for all gates before the network runs, so that weights that share a gate see the same."""
 
@@ -99,7 +49,8 @@ class _Draw:
     def __call__(self, module: nn.Module, args: Any) -> None:
         if module.training:
             for gate in self.gates.all:
-                gate.draw()
+                if gate.noisy:
+                    gate.draw()
 
 
 class AttachedGates(Gates):
@@ -116,11 +67,8 @@ class AttachedGates(Gates):
             (part, gate) for group, gate in zip(graph.groups, gates.values(), strict=True) for part in group.readers
         ]
         super().__init__(gates, cost=graph.cost(), **options)
-        for part, gate in self._parts:
-            owner, name = _owner(model, part.parameter)
-            masked = Masked(gate, part.axis, torch.from_numpy(part.index)).to(getattr(owner, name).device)
-            parametrize.register_parametrization(owner, name, masked)
-        self._hook = model.register_forward_pre_hook(_Draw(self))
+        put_on(model, self._parts)
+        self._hook = model.register_forward_pre_hook(_Draw(self)) if any(g.noisy for g in self.all) else None
 
     def harden(self) -> None:
         """As `Gates.harden`; what the masks are worth beyond 0 and 1 goes into the weights, so they are binary."""
@@ -144,8 +92,9 @@ class AttachedGates(Gates):
         model = self._model[0]
         training = model.training
         model.eval()  # no noise
-        remove(model, masked=masked)
-        self._hook.remove()
+        take_off(model, masked=masked)
+        if self._hook is not None:
+            self._hook.remove()
         return model.train(training)
 
 
@@ -181,7 +130,7 @@ def attach(
     """
     if method not in METHODS:
         raise InputError(f"attach: method {method!r} is none of {', '.join(METHODS)}")
-    if any(isinstance(m, Masked) for m in model.modules()):
+    if has_masks(model):
         raise InputError("attach: the network has gates already; detach them first")
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     graph = find_groups(model, args, inputs=inputs)
@@ -205,7 +154,8 @@ def find_groups(model: nn.Module, args: tuple[Any, ...], *, inputs: bool = False
         InputError: the network cannot be exported.
     """
     exported = export_in_memory(model, args)
-    graph = Graph(functions.inline(exported.clone()), [name for name, _ in model.named_parameters()], inputs=inputs)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    graph = Graph(functions.inline(exported.clone()), names, inputs=inputs)
 
     def close(parts: Sequence[Part]) -> ir.Model:
         closed = exported.clone()
@@ -262,58 +212,20 @@ def _one_sample(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return single
 
 
-def original(model: nn.Module, name: str) -> Tensor:
-    """A parameter by its name in the bare network, without its mask."""
-    owner, last = _owner(model, name)
-    if parametrize.is_parametrized(owner, last):
-        found: Tensor = owner.parametrizations[last].original
-        return found
-    value: Tensor = getattr(owner, last)
-    return value
-
-
-def remove(model: nn.Module, *, masked: bool) -> None:
-    """Takes all masks off the weights of a network; `masked`: with their effect left in the weights."""
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            for name in list(module.parametrizations):
-                if any(isinstance(p, Masked) for p in module.parametrizations[name]):
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=masked)
-
-
 def baked_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose gates are constants: baked into weights, or hardened where they stand."""
     twin = copy.deepcopy(model).eval()
     for key, hook in list(twin._forward_pre_hooks.items()):
         if isinstance(hook, _Draw):
             del twin._forward_pre_hooks[key]
-    for module in list(twin.modules()):
-        if parametrize.is_parametrized(module):
-            _flatten(module)
+    take_off(twin, masked=True)
     for path, gate in list(gates_of(twin)):
-        if not gate.hard:
+        if not gate.hardened:
             gate.harden()
         if path:
-            parent, name = _owner(twin, path)
+            parent, name = owner(twin, path)
             setattr(parent, name, Fixed(gate.values, gate.dim))
     return twin
-
-
-def _flatten(module: nn.Module) -> None:
-    """Makes plain parameters of what the parametrizations of a module compute.
-
-    `remove_parametrizations` would reach the module that this one is a copy of, as copies share their class.
-    """
-    values = {name: getattr(module, name).detach() for name in module.parametrizations}
-    module.__class__ = parametrize.type_before_parametrizations(module)
-    del module.parametrizations
-    for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value))
-
-
-def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, last = name.rpartition(".")
-    return model.get_submodule(path), last
 
 
 def _chooser(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> Callable[[Group], bool]:
@@ -335,7 +247,7 @@ def _scales(model: nn.Module, group: Group) -> list[Part]:
     return [
         part
         for part in group.members
-        if part.parameter.endswith("weight") and isinstance(_owner(model, part.parameter)[0], NORMS)
+        if part.parameter.endswith("weight") and isinstance(owner(model, part.parameter)[0], NORMS)
     ]
 
 

@@ -56,16 +56,15 @@ class HardConcrete(Gate):
 
     @torch.no_grad()
     def draw(self) -> None:
-        u = torch.rand_like(self.noise).clamp(1e-6, 1 - 1e-6)
-        self.noise.copy_(torch.log(u) - torch.log1p(-u))
+        # a new tensor: the draw must not change what autograd remembers of the pass before
+        self.noise = torch.rand_like(self.noise).logit_(eps=1e-6)
 
     def _stretch(self, s: Tensor) -> Tensor:
         return s * (self.ZETA - self.GAMMA) + self.GAMMA
 
     def soft(self) -> Tensor:
         if self.training:
-            # a copy: the next draw must not change what autograd remembers of this pass
-            s = torch.sigmoid((self.noise.clone() + self.log_a) / self.TEMPERATURE)
+            s = torch.sigmoid((self.noise + self.log_a) / self.TEMPERATURE)
         else:
             s = torch.sigmoid(self.log_a)
         return self._stretch(s).clamp(0, 1)
@@ -101,17 +100,21 @@ class DiffPrune(Gate):
         self.theta = nn.Parameter(torch.full((n,), _logit(start, "DiffPrune")) + 0.01 * torch.randn(n))
         self.register_buffer("noise", torch.full((n,), 0.5), persistent=False)
 
+    @property
+    def noisy(self) -> bool:
+        return self.stochastic and not self.hardened
+
     @torch.no_grad()
     def draw(self) -> None:
         if self.stochastic:
-            self.noise.uniform_()
+            self.noise = torch.rand_like(self.noise)
 
     def _ramp(self, p: Tensor, u: Tensor | float) -> Tensor:
         return (p * (1 + self.width) - self.width / 2 - u) / self.width + 0.5
 
     def soft(self) -> Tensor:
         noisy = self.training and self.stochastic
-        return self._ramp(torch.sigmoid(self.theta), self.noise.clone() if noisy else 0.5).clamp(0, 1)
+        return self._ramp(torch.sigmoid(self.theta), self.noise if noisy else 0.5).clamp(0, 1)
 
     def score(self) -> Tensor:
         return self._ramp(torch.sigmoid(self.theta.detach()), 0.5)

@@ -5,9 +5,9 @@
     f(z) = ReLU(tanh z), or ReLU(z) ("linear"), or min(1, ReLU(z)) ("piecewise")
     loss = task + lambda * mean over layers of max(beta, -5)
 
-alpha = 1 is frozen, beta is learned from 1 (0.1 for the two other gate functions). g_i > 0 exactly if mu_i > -beta: the
-survivors are a suffix, n - 1 - floor(-beta n / 5) of them for beta <= 0. The cold start (beta frozen for the first
-epochs) belongs to `Schedule`.
+alpha = 1 is frozen, and left out here; beta is learned from 1 (0.1 for the two other gate functions). g_i > 0 exactly
+if mu_i > -beta: the survivors are a suffix, n - 1 - floor(-beta n / 5) of them for beta <= 0. The cold start (beta
+frozen for the first epochs) belongs to `Schedule`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from onnxdam.masks.gate import Gate
 SPAN = 5.0  # mu runs over [0, 5): tanh is 1 to four digits at its end
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda z: torch.relu(torch.tanh(z)),
+    "tanh": lambda z: torch.tanh(torch.relu(z)),
     "linear": torch.relu,
     "piecewise": lambda z: torch.relu(z).clamp(max=1.0),
 }
@@ -51,19 +51,18 @@ class DAM(Gate):
             raise InputError(f"DAM: function {function!r} is none of {', '.join(FUNCTIONS)}")
         self.function = function
         self.floor = floor
-        self.alpha = 1.0  # frozen, as in the authors' code
         self.beta = nn.Parameter(torch.tensor((1.0 if function == "tanh" else 0.1) if beta is None else beta))
         self.register_buffer("mu", SPAN * torch.arange(n) / n, persistent=False)
 
     def soft(self) -> Tensor:
-        return FUNCTIONS[self.function](self.alpha**2 * (self.mu + self.beta))
+        return FUNCTIONS[self.function](self.mu + self.beta)
 
     def score(self) -> Tensor:
         return (self.mu + self.beta).detach()
 
     def surrogate(self) -> Tensor:
         """n (1 + beta / 5): the count where beta <= 0, up to rounding; above, the slope goes on."""
-        return self.n * (1 + self.beta.clamp(min=-SPAN) / SPAN)
+        return self.beta.clamp(min=-SPAN) * (self.n / SPAN) + self.n
 
     def cost(self) -> Tensor:
         return self.beta if self.floor is None else self.beta.clamp(min=self.floor)

@@ -10,6 +10,7 @@ slots stay (expected: differentiable, actual: a number), and which slots are wor
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +30,16 @@ class Gate(nn.Module):
         dim: the axis of the input that is gated; 1 is the channel axis of images and of feature vectors.
 
     Attributes:
-        hard: whether the gate is hardened (a buffer, so it is saved with the weights).
+        hardened: whether the mask is frozen.
+        hard: the same as a buffer, so that it is saved with the weights.
         values: the mask of a hardened gate, shape (n,).
     """
 
     hard: Tensor
     values: Tensor
 
+    #: whether the method shrinks weights after each step of the optimiser, instead of a penalty
+    proximal = False
     #: how strongly a penalty that is steered answers to a cost that is off its goal
     gain = 8.0
 
@@ -47,6 +51,7 @@ class Gate(nn.Module):
         self.dim = dim
         self.register_buffer("hard", torch.tensor(False))
         self.register_buffer("values", torch.ones(n))
+        self.hardened = False
 
     # -- what a method defines -------------------------------------------------------------------------------------
     def soft(self) -> Tensor:
@@ -72,21 +77,31 @@ class Gate(nn.Module):
         """The proximal step of methods that have one; `amount` is learning rate times penalty weight."""
 
     # -- what all have -----------------------------------------------------------------------------------------------
+    @property
+    def idle(self) -> bool:
+        """Whether the mask is 1 throughout, whatever the parameters."""
+        return False
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the mask is drawn anew in every training pass."""
+        return type(self).draw is not Gate.draw and not self.hardened
+
     def mask(self) -> Tensor:
         """Mask values, shape (n,)."""
-        return torch.where(self.hard, self.values, self.soft())
+        return self.values if self.hardened else self.soft()
 
     def kept(self) -> Tensor:
         """Which slots stay, bool, shape (n,)."""
-        return torch.where(self.hard, self.values != 0, self.score() > 0)
+        return self.values != 0 if self.hardened else self.score() > 0
 
     def expected(self) -> Tensor:
         """How many slots stay, differentiable while the gate is soft, a scalar."""
-        return torch.where(self.hard, (self.values != 0).sum(), self.surrogate())
+        return (self.values != 0).sum().to(self.values.dtype) if self.hardened else self.surrogate()
 
     def penalty(self) -> Tensor:
         """What the paper adds to the loss, before the weight lambda; 0 once hardened."""
-        return torch.where(self.hard, 0.0, self.cost())
+        return self.values.new_zeros(()) if self.hardened else self.cost()
 
     @torch.no_grad()
     def harden(self, keep: Tensor | None = None) -> None:
@@ -104,7 +119,12 @@ class Gate(nn.Module):
         least = open_.min() if len(open_) else mask.new_ones(())
         self.values.copy_(torch.where(keep, torch.where(mask != 0, mask, least), 0.0))
         self.hard.fill_(True)
+        self.hardened = True
         self.requires_grad_(False)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.hardened = bool(self.hard)
 
     @torch.no_grad()
     def take_values(self) -> Tensor:
@@ -124,7 +144,7 @@ class Gate(nn.Module):
                 f"{type(self).__name__}({self.n}): axis {self.dim} of an input of shape {tuple(x.shape)} "
                 f"has {x.shape[self.dim]} slots"
             )
-        if self.training:
+        if self.training and self.noisy:
             self.draw()
         return x * along(self.mask().to(x.dtype), x.dim(), self.dim)
 
@@ -157,6 +177,13 @@ def along(mask: Tensor, rank: int, dim: int) -> Tensor:
     shape = [1] * rank
     shape[dim] = -1
     return mask.view(shape)
+
+
+def rows_along(x: Tensor, axis: int) -> Tensor:
+    """Sums over all axes but one (counted from 0), shape (extent,); whole rows first, which is the fast way."""
+    for _ in range(axis):
+        x = x.sum(0)
+    return x.flatten(1).sum(1) if x.dim() > 1 else x
 
 
 def gates_of(model: nn.Module) -> Iterator[tuple[str, Gate]]:

@@ -29,7 +29,8 @@ from onnxdam.masks.gate import Gate, gates_of
 from onnxdam.masks.schedule import Schedule
 
 RATE = 20.0  # over a whole run at a steady error of 1, ln lambda moves by this
-EVERY = 4  # steps between two looks at the widths
+OFTEN, SELDOM = 4, 16  # steps between two looks at the widths, in short and in long runs
+LOOKS = 200  # in a run, at least, where it is long enough
 START = 0.1  # lambda at the beginning: the cost is of order 1, as task losses are
 
 
@@ -82,6 +83,10 @@ class Gates(nn.Module):
         self.register_buffer("log_weight", torch.tensor(math.log(START), dtype=torch.float64))
         self._slopes = self._prices()
         self._pressure = 0.0
+        self._weights: Tensor | None = None  # pressure times slopes, one per gate
+        self._proximal = any(gate.proximal for gate in self.all)
+        self._cold: bool | None = None
+        self._every = min(max(schedule.steps // LOOKS, OFTEN), SELDOM) if schedule else OFTEN
         self.register_load_state_dict_post_hook(_thaw)
         self._sync()
 
@@ -109,7 +114,7 @@ class Gates(nn.Module):
 
     @property
     def hardened(self) -> bool:
-        return all(bool(gate.hard) for gate in self.all)
+        return all(gate.hardened for gate in self.all)
 
     def _counts(self) -> list[int]:
         counts: list[int] = torch.stack([gate.kept().sum() for gate in self.all]).tolist()
@@ -118,15 +123,17 @@ class Gates(nn.Module):
     # -- in the loop -------------------------------------------------------------------------------------------------
     def penalty(self) -> Tensor:
         """What to add to the task loss, a scalar."""
+        if not self._pressure:
+            return self.all[0].values.new_zeros(())
         if self.target is None:
             return self._pressure * torch.stack([gate.penalty() for gate in self.all]).mean()
-        soft = zip(self._slopes, self.all, strict=True)
-        return (
-            self._pressure
-            * torch.stack(
-                [slope * gate.expected() for slope, gate in soft if not _shrinks(gate)] or [torch.zeros(())]
-            ).sum()
-        )
+        widths = [gate.expected() for gate in self.all if not gate.proximal]
+        if not widths:
+            return self.all[0].values.new_zeros(())
+        if self._weights is None:
+            slopes = [s for s, gate in zip(self._slopes, self.all, strict=True) if not gate.proximal]
+            self._weights = widths[0].new_tensor(slopes) * self._pressure
+        return torch.stack(widths).dot(self._weights)
 
     def step(self, lr: float | None = None) -> None:
         """To be called after each step of the optimiser.
@@ -137,17 +144,18 @@ class Gates(nn.Module):
         Raises:
             InputError: a proximal method and no learning rate.
         """
-        if self._pressure:
-            mean = sum(gate.n for gate in self.all) / len(self.all)  # brings slopes per slot to the order of 1
-            for slope, gate in zip(self._slopes, self.all, strict=True):
-                if _shrinks(gate) and not gate.hard:
-                    if lr is None:
-                        raise InputError(
-                            "gates.step: group lasso takes proximal steps, pass the learning rate: step(lr=...)"
-                        )
-                    gate.shrink(lr * self._pressure * (slope * mean if self.target else 1.0))
-        self.steps += 1
+        if self._pressure and self._proximal:
+            self._shrink(lr)
+        self.steps.add_(1)
         self._sync()
+
+    def _shrink(self, lr: float | None) -> None:
+        if lr is None:
+            raise InputError("gates.step: group lasso takes proximal steps, pass the learning rate: step(lr=...)")
+        mean = sum(gate.n for gate in self.all) / len(self.all)  # brings slopes per slot to the order of 1
+        for slope, gate in zip(self._slopes, self.all, strict=True):
+            if gate.proximal:
+                gate.shrink(lr * self._pressure * (slope * mean if self.target else 1.0))
 
     def _sync(self) -> None:
         """Brings freezing, pressure and slopes up to date with the step."""
@@ -157,20 +165,25 @@ class Gates(nn.Module):
         if self.hardened:
             self._pressure = 0.0
             return
-        cold = self._freeze()
+        cold = self._freeze(step)
         progress = 0.0 if cold else 1.0 if schedule is None else schedule.progress(step)
         if self.target is None:
             self._pressure = self.weight * progress
         elif cold:
             self._pressure = 0.0
-        elif step % EVERY == 0 or not self._pressure:
+        elif step % self._every == 0 or not self._pressure:
             self._steer(progress)
+        else:
+            return
+        self._weights = None
 
-    def _freeze(self) -> bool:
+    def _freeze(self, step: int) -> bool:
         """Gates learn unless they are hardened or the start is cold; returns whether it is."""
-        cold = self.schedule is not None and self.schedule.is_cold(int(self.steps))
-        for gate in self.all:
-            gate.requires_grad_(not (cold or gate.hard))
+        cold = self.schedule is not None and self.schedule.is_cold(step)
+        if cold != self._cold:
+            self._cold = cold
+            for gate in self.all:
+                gate.requires_grad_(not (cold or gate.hardened))
         return cold
 
     def get_extra_state(self) -> float:
@@ -178,7 +191,7 @@ class Gates(nn.Module):
         return self._pressure
 
     def set_extra_state(self, state: float) -> None:
-        self._pressure = state
+        self._pressure, self._weights = state, None
 
     def _prices(self) -> list[float]:
         """What one slot of each gate costs, in shares of the whole network.
@@ -200,7 +213,7 @@ class Gates(nn.Module):
         actual = self.prices.ratio(kind, [max(c, 1) for c in self._counts()])
         gain = min(gate.gain for gate in self.all)
         error = math.log(math.sqrt(float(ratio) * float(actual)) / (1 + progress * (share - 1)))
-        self.log_weight += RATE * EVERY / self.schedule.steps * error
+        self.log_weight += RATE * self._every / self.schedule.steps * error
         self._pressure = math.exp(float(self.log_weight) + gain * error)
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -243,11 +256,8 @@ class Gates(nn.Module):
 
 
 def _thaw(gates: Gates, keys: Any) -> None:
-    gates._freeze()
-
-
-def _shrinks(gate: Gate) -> bool:
-    return type(gate).shrink is not Gate.shrink
+    gates._cold = None
+    gates._freeze(int(gates.steps))
 
 
 def _target(target: Mapping[str, float] | None, schedule: Schedule | None, cost: Cost) -> tuple[str, float] | None:

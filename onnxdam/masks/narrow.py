@@ -41,7 +41,10 @@ def parameter_plan(model: nn.Module, example_inputs: Tensor | Sequence[Any]) -> 
     network = Network(functions.inline(exported.clone()))
     need = Need(network)
     whole = record(need, io.fingerprint(exported), {})
-    kept = _kept_entries(network, need, {name: tuple(value.shape) for name, value in twin.state_dict().items()})
+    state = twin.state_dict(keep_vars=True)
+    kept = _kept_entries(network, need, {name: tuple(value.shape) for name, value in state.items()})
+    for name, value in state.items():  # of a weight that layers share, the graph knows one name
+        kept |= {other: kept[name] for other, same in state.items() if same is value and name in kept}
     return Plan(whole.fingerprint, {}, kept, whole.constant, whole.absorbed)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from onnxdam.errors import InputError
-from onnxdam.masks.gate import Gate, along
+from onnxdam.masks.gate import Gate, along, rows_along
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Strength(Gate):
         """Sum of a function of the weights that each slot owns, shape (n,)."""
         total = torch.zeros_like(self.values)
         for part in self.owned:
-            weight = elementwise(part.weight()).movedim(part.axis, 0)
-            rows = weight.reshape(len(weight), -1).sum(1)
+            rows = rows_along(elementwise(part.weight()), part.axis)
             if part.index is None:
                 total = total + rows
             else:
@@ -72,6 +71,10 @@ class Strength(Gate):
     def strength(self) -> Tensor:
         """Shape (n,), at least 0, differentiable."""
         raise NotImplementedError
+
+    @property
+    def idle(self) -> bool:
+        return not self.hardened
 
     def soft(self) -> Tensor:
         return torch.ones_like(self.values)
@@ -100,8 +103,12 @@ class GroupLasso(Strength):
         dim: the axis of the input that is gated, once hardened.
     """
 
+    proximal = True
+    _roots: Tensor
+
     def __init__(self, n: int, owned: Sequence[Owned], dim: int = 1) -> None:
         super().__init__(n, owned, dim, 0.0)
+        self.register_buffer("_roots", self.sizes().sqrt(), persistent=False)
 
     def strength(self) -> Tensor:
         square = self.collect(torch.square)
@@ -112,11 +119,11 @@ class GroupLasso(Strength):
         return self.collect(lambda weight: torch.ones_like(weight))
 
     def cost(self) -> Tensor:
-        return (self.sizes().sqrt() * self.strength()).sum().detach()
+        return (self._roots * self.strength()).sum().detach()
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
-        factors = (1 - amount * self.sizes().sqrt() / self.strength().clamp(min=1e-30)).clamp(min=0)
+        factors = (1 - amount * self._roots / self.strength().clamp(min=1e-30)).clamp(min=0)
         for part in self.owned:
             weight = part.weight()
             weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))
