@@ -6,11 +6,11 @@ computed; the other values get their constant slots. No decision is taken here.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from onnxdam.analysis.infer import infer_node
 from onnxdam.analysis.tensor import Array, Size, Sym, Tensor
+from onnxdam.graph.traverse import attributes, is_external
 from onnxdam.graph.window import Window
 from onnxdam.rules import lookup
 from onnxdam.rules.base import Body, Op
@@ -91,52 +92,56 @@ class Network:
 
     # -- building ------------------------------------------------------------------------------------------------
     def _scan(
-        self, graph: ir.Graph, shapes: tuple[Shapes, list[Any]], scope: str, enter: Callable[[], None] | None = None
+        self, graph: ir.Graph, inferred: onnx.GraphProto, scope: str, enter: Callable[[], None] | None = None
     ) -> None:
-        types, bodies = shapes
+        types = {v.name: v.type for v in (*inferred.input, *inferred.output, *inferred.value_info)}
         for value in graph.inputs:
             tensor = self._add(value, types, scope)
             if not scope and value.name not in graph.initializers:
                 self._pin(tensor, "a graph input")
                 self.inputs.append(tensor)
-        for value in graph.initializers.values():
-            if id(value) not in self.tensors:
-                self._add(value, types, scope)
-            self._initialize(self.of(value), value)
+        for value in graph.initializers.data.values():
+            self._initialize(value, types, scope)
         if enter is not None:
             enter()
-        for node, inner in zip(graph, bodies, strict=True):
-            self._visit(node, types, inner, scope)
+        for node, described in zip(graph, inferred.node, strict=True):
+            self._visit(node, types, described, scope)
 
     def _add(self, value: ir.Value, types: Shapes, scope: str) -> Tensor:
         shape, dtype = _describe(value, types.get(value.name or ""))
-        tensor = Tensor(scope + (value.name or ""), value, shape, dtype)
-        self.tensors[id(value)] = tensor
+        tensor = self.tensors[id(value)] = Tensor(scope + (value.name or ""), value, shape, dtype)
         return tensor
 
-    def _initialize(self, tensor: Tensor, value: ir.Value) -> None:
-        content = value.const_value
+    def _initialize(self, value: ir.Value, types: Shapes, scope: str) -> None:
+        tensor, content = self.tensors.get(id(value)), value.const_value
         if content is None or content.dtype == ir.DataType.STRING:
+            if tensor is None:
+                self._add(value, types, scope)
             return
-        tensor.reshape(list(content.shape.numpy()))
+        shape = list(content.shape.numpy())
+        if tensor is None:
+            tensor = self.tensors[id(value)] = Tensor(scope + (value.name or ""), value, shape, None)
+        else:  # listed among the inputs too
+            tensor.reshape(shape)
         tensor.dtype = content.dtype.numpy()
-        tensor.provide(lambda: self.window.read(content), keep=not isinstance(content, ir.ExternalTensor))
+        tensor.provide(lambda: self.window.read(content), keep=not is_external(content))
         tensor.is_leaf = True
 
-    def _visit(self, node: ir.Node, types: Shapes, inner: dict[str, Any], scope: str) -> None:
+    def _visit(self, node: ir.Node, types: Shapes, described: onnx.NodeProto, scope: str) -> None:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        rule = lookup(domain, node.op_type, self._opsets.get(node.domain, self._opsets.get(domain, 1)))
+        version = self._opsets.get(node.domain, self._opsets.get(domain, 1))
         ins = [None if v is None else self._own(self.of(v), node, scope) for v in node.inputs]
         outs = [self._add(v, types, scope) for v in node.outputs]
-        op = Op(node, ins, outs, rule, self._opsets.get(node.domain, self._opsets.get(domain, 1)), scope)
+        op = Op(node, ins, outs, lookup(domain, node.op_type, version), version, scope)
         for index, tensor in enumerate(ins):
             if tensor is not None:
                 tensor.readers.append((op, index))
         for tensor in outs:
             tensor.maker = op
-        for name, attribute in node.attributes.items():
+        for attribute in attributes(node):
             if attribute.type == ir.AttributeType.GRAPH:
-                self._scan_body(op, name, attribute.as_graph(), inner[name])
+                inferred = next(a.g for a in described.attribute if a.name == attribute.name)
+                self._scan_body(op, attribute.name, attribute.as_graph(), inferred)
         self._learn(op)
         self.ops.append(op)
 
@@ -150,7 +155,7 @@ class Network:
         self.tensors[id(mine)] = mine
         return mine
 
-    def _scan_body(self, op: Op, name: str, graph: ir.Graph, shapes: tuple[Shapes, list[Any]]) -> None:
+    def _scan_body(self, op: Op, name: str, graph: ir.Graph, inferred: onnx.GraphProto) -> None:
         """Scans a body with what its rule assumes of its inputs, and again with less where that does not hold."""
         scope = f"{op.scope}{op.node.name or op.node.outputs[0].name}.{name}/"
         for attempt in range(ATTEMPTS):
@@ -161,7 +166,7 @@ class Network:
                 assumed |= op.rule.enter(op, name, [self.of(v) for v in graph.inputs])
 
             last = attempt == ATTEMPTS - 1
-            self._scan(graph, shapes, scope, None if last else enter)
+            self._scan(graph, inferred, scope, None if last else enter)
             op.bodies[name] = Body([self.of(v) for v in graph.inputs], [self.of(v) for v in graph.outputs], assumed)
             if last or op.rule.holds(op, name):
                 break
@@ -280,51 +285,41 @@ def _bytes(t: Tensor) -> float:
 
 def _describe(value: ir.Value, inferred: onnx.TypeProto | None) -> tuple[list[Size] | None, np.dtype | None]:
     """Shape and type of a value, as inferred, else as the file says."""
-    dtype = (
-        value.dtype.numpy()
-        if value.dtype is not None and value.dtype != ir.DataType.STRING and value.dtype != ir.DataType.UNDEFINED
-        else None
-    )
     if inferred is not None and inferred.HasField("tensor_type"):
         kind = inferred.tensor_type
-        if kind.elem_type and kind.elem_type != onnx.TensorProto.STRING:
-            dtype = ir.DataType(kind.elem_type).numpy()
-        if kind.HasField("shape"):
-            return [_size(d, f"{value.name}.{i}") for i, d in enumerate(kind.shape.dim)], dtype
-        return None, dtype
+        dtype = _dtype(kind.elem_type) or _dtype(value.dtype or 0)
+        if not kind.HasField("shape"):
+            return None, dtype
+        return [_size(d, value, i) for i, d in enumerate(kind.shape.dim)], dtype
     if value.shape is not None and isinstance(value.type, ir.TensorType):
         return [
             d if isinstance(d, int) else Sym(1, (str(d.value) if d.value else f"{value.name}.{i}",))
             for i, d in enumerate(value.shape)
-        ], dtype
-    return None, dtype
+        ], _dtype(value.dtype or 0)
+    return None, _dtype(value.dtype or 0)
 
 
-def _size(dim: onnx.TensorShapeProto.Dimension, fallback: str) -> Size:
+@functools.cache
+def _dtype(number: int) -> np.dtype | None:
+    """NumPy's form of ONNX's element type."""
+    return None if number in (ir.DataType.UNDEFINED, ir.DataType.STRING) else ir.DataType(number).numpy()
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension, value: ir.Value, i: int) -> Size:
     if dim.HasField("dim_value") and dim.dim_value >= 0:  # some files write -1 for unknown
-        return int(dim.dim_value)
-    return Sym(1, (dim.dim_param or fallback,))
+        return dim.dim_value
+    return Sym(1, (dim.dim_param or f"{value.name}.{i}",))
 
 
 # -- shape inference ---------------------------------------------------------------------------------------------------
-def infer_shapes(model: ir.Model) -> tuple[Shapes, list[Any]]:
-    """ONNX shape inference on the model without its big tensors.
-
-    Returns:
-        Types by name, and for every node a dict: attribute name -> the same for the subgraph it holds.
-    """
+def infer_shapes(model: ir.Model) -> onnx.GraphProto:
+    """The main graph after ONNX shape inference, without its big tensors."""
     proto = _without_weights(model)
     try:
         proto = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=True)
     except Exception as error:  # partly inferred is better than not at all: the file's own shapes serve
         logger.warning("shape inference failed, using the shapes in the file: %s", str(error).splitlines()[0])
-    return _types(proto.graph)
-
-
-def _types(graph: onnx.GraphProto) -> tuple[Shapes, list[Any]]:
-    types = {v.name: v.type for v in (*graph.input, *graph.output, *graph.value_info)}
-    inner = [{a.name: _types(a.g) for a in node.attribute if a.HasField("g")} for node in graph.node]
-    return types, inner
+    return proto.graph
 
 
 def _without_weights(model: ir.Model) -> onnx.ModelProto:

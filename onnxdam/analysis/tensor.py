@@ -96,18 +96,22 @@ class Axis:
         self.tensor = tensor
         self.index = index
         self.layout: tuple[Size, ...] = layout or (size,)
-        self.n = math.prod(s for s in self.layout if isinstance(s, int))
-        if layout is None and isinstance(size, Sym):
-            self.n = 1
+        if layout:
+            self.n = math.prod(s for s in layout if isinstance(s, int))
+        else:
+            self.n = size if isinstance(size, int) else 1
         self._parent: Axis = self
 
     @property
     def root(self) -> Axis:
         """The representative of all axes unified with this one."""
-        node = self
+        node = self._parent
+        if node._parent is node:  # as good as always
+            return node
         while node._parent is not node:
             node._parent = node._parent._parent
             node = node._parent
+        self._parent = node
         return node
 
     def unify(self, other: Axis) -> None:
@@ -379,18 +383,19 @@ def nonzero_slots(array: Array, axis: int, slots: Mask | None = None, kept: Sequ
         return found
     others = sorted((i for i in range(array.ndim) if i != axis), key=array.shape.__getitem__, reverse=True)
     view = array.transpose(axis, *others) if others else array[:, None]
-    masks = [kept[i] if i < len(kept) else None for i in others]
-    rows = None if not masks or masks[0] is None or masks[0].all() else np.flatnonzero(masks[0])
-    count = view.shape[1] if rows is None else len(rows)
+    masks = []
+    for place, i in enumerate(others, 1):
+        mask = kept[i] if i < len(kept) else None
+        if mask is not None and not mask.all():
+            masks.append((place, mask.reshape(-1, *[1] * (view.ndim - 1 - place))))
     left, start, size = np.arange(len(found)) if slots is None else np.flatnonzero(slots), 0, 4
-    while start < count and len(left):
+    while start < view.shape[1] and len(left):
         chunk = slice(start, start + size)
-        part = view[left, chunk] if rows is None else view[left[:, None], rows[chunk]]
-        for i, mask in enumerate(masks[1:], 2):
-            if mask is not None and not mask.all():
-                part = np.compress(mask, part, axis=i)
-        hit = part.astype(bool).any(tuple(range(1, part.ndim)))
+        part = (view[:, chunk] if len(left) == len(found) else view[left, chunk]) != 0
+        for place, mask in masks:
+            part &= mask[chunk] if place == 1 else mask
+        hit = part.reshape(len(left), -1).any(1)
         found[left[hit]] = True
         left = left[~hit]
-        start, size = start + size, size * 8
+        start, size = start + size, size * 64
     return found

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxdam.graph.traverse import is_external
+
 LIMIT = 2**28  # bytes of mapped weights that may stay resident
 
 
@@ -27,7 +29,7 @@ class Window:
 
     def read(self, tensor: ir.TensorProtocol) -> np.ndarray[Any, Any]:
         """The content of a tensor."""
-        if isinstance(tensor, ir.ExternalTensor) and tensor not in self._open:
+        if is_external(tensor) and tensor not in self._open:
             if tensor.nbytes + sum(other.nbytes for other in self._open) > LIMIT:
                 self.close()
             self._open[tensor] = None

@@ -17,7 +17,8 @@ from onnxdam.rules.base import Blocks, Contract, Op
 
 def record(need: Need, fingerprint: str, options: Mapping[str, Any]) -> Plan:
     """The plan of a decision: narrowed axes of every tensor, constants, reasons."""
-    kept = {t.name: axes for t in need.network.tensors.values() if t.name and (axes := _narrowed(need, t))}
+    slots = _Slots(need)
+    kept = {t.name: axes for t in need.network.tensors.values() if t.name and (axes := _narrowed(slots, t))}
     notes = []
     if options.get("threshold"):
         notes.append(f"lossy: weights of magnitude up to {options['threshold']} count as zero")
@@ -38,16 +39,22 @@ def record(need: Need, fingerprint: str, options: Mapping[str, Any]) -> Plan:
     )
 
 
-def _narrowed(need: Need, t: Tensor) -> dict[int, tuple[int, ...]]:
-    axes: dict[int, tuple[int, ...]] = {}
+class _Slots(dict[Axis, tuple[int, ...] | None]):
+    """Kept slots by axis variable, None where all are: one variable is the axis of many tensors."""
+
+    def __init__(self, need: Need) -> None:
+        self._need = need
+
+    def __missing__(self, root: Axis) -> tuple[int, ...] | None:
+        mask = self._need.kept(root)
+        found = self[root] = None if mask.all() else tuple(np.flatnonzero(mask).tolist())
+        return found
+
+
+def _narrowed(slots: _Slots, t: Tensor) -> dict[int, tuple[int, ...]]:
     if t.is_leaf and all(op.folded for op, _ in t.readers):
-        return axes  # only nodes that are computed ahead of time read it: no decision was taken
-    for i, axis in enumerate(t.axes):
-        if axis.n > 1:
-            mask = need.kept(axis)
-            if not mask.all():
-                axes[i] = tuple(np.flatnonzero(mask).tolist())
-    return axes
+        return {}  # only nodes that are computed ahead of time read it: no decision was taken
+    return {i: kept for i, axis in enumerate(t.axes) if axis.n > 1 and (kept := slots[axis.root]) is not None}
 
 
 def _constants(need: Need) -> list[Tensor]:

@@ -253,7 +253,7 @@ class RMSNormalization(Rule):
             return
         source = op.node.inputs[0]
         assert source is not None
-        factor = slim.initializer(f"{source.name}_scale", np.float64(math.sqrt(stored / epsilon)))
+        factor = slim.initializer(f"{source.name}_scale", np.asarray(math.sqrt(stored / epsilon)))
         scaled = slim.insert_before(op, "Mul", [source, factor], f"{source.name}_scaled", source)
         op.node.replace_input_with(0, scaled)
 
