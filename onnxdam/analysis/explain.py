@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -43,10 +44,16 @@ class Reasons:
 
     def __init__(self, need: Need) -> None:
         self.need = need
-        self._first: dict[Axis, np.ndarray] = {}
-        for k, (root, event) in enumerate(need.events):
-            order = self._first.setdefault(root, np.full(root.n, -1))
-            order[event.slots & (order < 0)] = k
+
+    @cached_property
+    def _first(self) -> dict[Axis, np.ndarray]:
+        """The event that made a slot stay, by its place in the log (-1: there is none); a slot becomes kept once."""
+        first: dict[Axis, np.ndarray] = {}
+        for k, (root, event) in enumerate(self.need.events):
+            if root not in first:
+                first[root] = np.full(root.n, -1)
+            first[root][event.slots] = k
+        return first
 
     def chain(self, axis: Axis, slot: int) -> Iterator[Step]:
         """From the slot to the output, input or operator that began it."""

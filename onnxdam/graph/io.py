@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +27,8 @@ import onnx_ir as ir
 from onnxdam import collector
 from onnxdam.errors import InputError, OnnxDamError
 from onnxdam.graph.identity import fingerprint
-from onnxdam.graph.traverse import graphs, tensors
+from onnxdam.graph.traverse import graphs, is_external, tensors
+from onnxdam.graph.wire import take_weights
 
 __all__ = [
     "AnyModel",
@@ -93,7 +94,8 @@ def load(model: AnyModel, *, strict: bool = True) -> ir.Model:
         proto.CopyFrom(model)  # ir tensors are views of their proto, and renaming one renames the other
         return _from_proto(proto, Path.cwd(), "model", strict)
     path = Path(model)
-    return _from_proto(parse(read(path), str(path)), path.resolve().parent, str(path), strict)
+    bare, weights = take_weights(read(path))
+    return _from_proto(parse(bare, str(path)), path.resolve().parent, str(path), strict, weights)
 
 
 def read(path: Path) -> bytes:
@@ -163,7 +165,14 @@ def _bytes_missing(data: bytes) -> int:
     return at - len(data)
 
 
-def _from_proto(proto: onnx.ModelProto, folder: Path, where: str, strict: bool) -> ir.Model:
+def _from_proto(
+    proto: onnx.ModelProto, folder: Path, where: str, strict: bool, weights: dict[str, memoryview] | None = None
+) -> ir.Model:
+    """The model of a proto of our own; `weights`: content of initializers that was cut out of it."""
+    weights = weights or {}
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights and not _is_plain(tensor, len(weights[tensor.name])):
+            tensor.raw_data = bytes(weights.pop(tensor.name))
     check(skeleton_of_proto(proto), where, strict)
     opaque = _set_map_types_aside(proto)
     try:
@@ -174,28 +183,41 @@ def _from_proto(proto: onnx.ModelProto, folder: Path, where: str, strict: bool) 
         if value.name in opaque:
             value.meta[MAP_TYPE] = opaque[value.name]
     for tensor in tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
+        if is_external(tensor):
             tensor.base_dir = str(folder)
             model.graph.meta[EXTERNAL] = True
     for value in model.graph.initializers.values():
-        _unpack(value)
+        _unpack(value, weights)
     _check_weights(model, where)
     return model
 
 
-def _unpack(value: ir.Value) -> None:
+def _unpack(value: ir.Value, weights: Mapping[str, memoryview]) -> None:
     """Moves the content of an inline tensor out of its proto, which would copy it each time it is read."""
     tensor = value.const_value
-    if not isinstance(tensor, ir.TensorProtoTensor) or not tensor.raw.HasField("raw_data"):
+    if not isinstance(tensor, ir.TensorProtoTensor):
         return
-    proto, dtype = tensor.raw, tensor.dtype
-    raw = proto.raw_data
-    if len(raw) * 8 == _elements(proto) * dtype.bitwidth and dtype.bitwidth >= 8:
-        content = np.frombuffer(raw, dtype.numpy().newbyteorder("<")).reshape(proto.dims)
-        proto.ClearField("raw_data")
+    proto, raw = tensor.raw, weights.get(tensor.name)
+    if raw is None and proto.HasField("raw_data"):
+        content = proto.raw_data
+        if _is_plain(proto, len(content)):
+            proto.ClearField("raw_data")
+            raw = memoryview(content)
+    if raw is not None:
+        dtype = tensor.dtype
+        array = np.frombuffer(raw, dtype.numpy().newbyteorder("<")).reshape(proto.dims)
         value.const_value = ir.Tensor(
-            content, dtype, name=value.name, doc_string=proto.doc_string, metadata_props=tensor.metadata_props
+            array, dtype, name=value.name, doc_string=proto.doc_string, metadata_props=tensor.metadata_props
         )
+
+
+def _is_plain(tensor: onnx.TensorProto, size: int) -> bool:
+    """Whether so many bytes are what the shape says, one number after the other (and not two in a byte)."""
+    bits = _BITS.get(tensor.data_type, 0)
+    return bits >= 8 and size * 8 == _elements(tensor) * bits
+
+
+_BITS = {kind.value: kind.bitwidth for kind in ir.DataType if kind not in (ir.DataType.UNDEFINED, ir.DataType.STRING)}
 
 
 def _set_map_types_aside(proto: onnx.ModelProto) -> dict[str, bytes]:
@@ -336,7 +358,7 @@ def skeleton(model: ir.Model) -> ir.Model:
     given = {id(value) for value in graph.inputs}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or (tensor.size <= SMALL and not isinstance(tensor, ir.ExternalTensor)):
+        if tensor is None or (tensor.size <= SMALL and not is_external(tensor)):
             continue
         value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         graph.initializers.pop(name)
@@ -351,7 +373,7 @@ def _check_weights(model: ir.Model, where: str) -> None:
     """Every tensor holds as many bytes as its shape says, and external ones lie where they may."""
     sizes: dict[str, int] = {}
     for tensor in tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
+        if is_external(tensor):
             if str(tensor.path) not in sizes:
                 sizes[str(tensor.path)] = _external_size(tensor, where)
             needed = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
@@ -414,7 +436,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, overwrite: bool = Tru
 
 def sources(model: ir.Model) -> list[Path]:
     """The files that the weights of a model are still read from."""
-    return sorted({Path(t.path) for t in tensors(model) if isinstance(t, ir.ExternalTensor)})
+    return sorted({Path(t.path) for t in tensors(model) if is_external(t)})
 
 
 @contextlib.contextmanager
@@ -486,7 +508,7 @@ def write(model: ir.Model, path: Path) -> None:
     """Writes the files of a model directly; `save` is the one that never leaves half of them."""
     held = list(tensors(model))
     large = sum(tensor.nbytes for tensor in held) > PROTOBUF_LIMIT
-    if large or EXTERNAL in model.graph.meta or any(isinstance(tensor, ir.ExternalTensor) for tensor in held):
+    if large or EXTERNAL in model.graph.meta or any(map(is_external, held)):
         ir.save(
             _inline(model), path, format="protobuf", external_data=data_file(path).name,
             size_threshold_bytes=SMALL, max_in_flight_bytes=2**28, max_workers=2,
@@ -494,31 +516,31 @@ def write(model: ir.Model, path: Path) -> None:
         proto = onnx.load(path, format="protobuf", load_external_data=False)
         _restore(model, proto)
     else:
-        proto = to_proto(_inline(model))
+        proto = to_proto(model)
     path.write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _inline(model: ir.Model) -> ir.Model:
-    """The model, small and attribute tensors of external data in memory; a clone where there are any.
+    """A clone of the model with small and attribute tensors of external data in memory; as it is, where it has none.
 
     `ir.save` leaves attributes where they were, in a file that does not move along, and to read a small tensor it
     closes the memory map under the arrays that others hold.
     """
 
-    def moves(tensor: object, limit: float) -> bool:
-        return isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= limit
+    def moves(tensor: ir.TensorProtocol | None, limit: float) -> bool:
+        return is_external(tensor) and tensor.nbytes <= limit
 
-    def attributes(graph: ir.Graph | ir.Function) -> Iterator[tuple[ir.Node, str, ir.ExternalTensor]]:
+    def stored(graph: ir.Graph | ir.Function) -> Iterator[tuple[ir.Node, str, ir.ExternalTensor]]:
         for node in graph:
             for name, attribute in list(node.attributes.items()):
                 if attribute.type == ir.AttributeType.TENSOR and moves(attribute.value, math.inf):
                     yield node, name, attribute.value
 
-    if not any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
+    if not any(map(is_external, tensors(model))):
         return model
     copy = model.clone()
     for graph in graphs(copy):
-        for node, name, tensor in attributes(graph):
+        for node, name, tensor in stored(graph):
             node.attributes[name] = ir.AttrTensor(name, _in_memory(tensor))
         for value in graph.initializers.values() if isinstance(graph, ir.Graph) else ():
             if moves(value.const_value, SMALL):
