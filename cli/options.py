@@ -93,6 +93,6 @@ class InputsCommand(click.Command):
     """A command with --inputs: what follows is its value only if it is keep-signature, else an argument."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        following = [*args[1:], ""]
+        following = [*args, ""][1:]
         alone = [a == "--inputs" and b != "keep-signature" for a, b in zip(args, following, strict=True)]
         return super().parse_args(ctx, ["--inputs=narrow" if bare else a for a, bare in zip(args, alone, strict=True)])
