@@ -15,7 +15,7 @@ import onnx
 
 from onnxdam import features
 from onnxdam.errors import InputError
-from onnxdam.features import InputFeatures, Manifest
+from onnxdam.features import Manifest
 from onnxdam.features.manifest import Shape
 from onnxdam.graph import io
 from onnxdam.inputs import Feed, Input, random_feed
@@ -90,34 +90,34 @@ class Interface:
             for name, result in zip(names, results, strict=True)
         ]
 
+    def __contains__(self, name: str) -> bool:
+        """Whether anything of an input left."""
+        return any(item.name == name and (item.left or item.kept) for item in self.manifest.inputs)
+
+    def read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Which entries of an input of this shape are read, broadcastable to it."""
+        item = self.manifest.input(name)
+        mask = np.array(not item.left)
+        for axis, indices in item.kept.items():
+            run = item.merged if item.merged and axis == item.merged[0] else (axis,)
+            sizes = [shape[a] for a in run]
+            part = np.zeros(math.prod(sizes), bool)
+            part[list(indices)] = True
+            mask = mask & part.reshape([1] * axis + sizes + [1] * (len(shape) - run[-1] - 1))
+        return mask
+
     def noisy(self, feed: Feed, described: list[Input], sizes: Mapping[str, int], seed: int, amplitude: float) -> Feed:
         """The data, with other numbers in every feature that left."""
-        other = random_feed(described, sizes, "normal", seed)
-        noisy = dict(feed)
-        for item in self.manifest.inputs:
-            array = feed.get(item.name)
-            if array is None or array.dtype.kind not in "fiub" or not (item.left or item.kept):
+        other, noisy = random_feed(described, sizes, "normal", seed), dict(feed)
+        for name, array in feed.items():
+            if name not in self or array.dtype.kind not in "fiub":
                 continue
-            noise = other[item.name]
-            if noise.shape != array.shape:  # data of the user's own
-                noise = np.resize(noise, array.shape)
+            noise = other[name] if other[name].shape == array.shape else np.resize(other[name], array.shape)
             if array.dtype.kind == "f":
                 limit = float(np.finfo(array.dtype).max) / 16
                 noise = np.clip(noise.astype(np.float64) * amplitude, -limit, limit).astype(array.dtype)
-            noisy[item.name] = np.where(_read(item, array.shape), array, noise)
+            noisy[name] = np.where(self.read(name, array.shape), array, noise)
         return noisy
-
-
-def _read(item: InputFeatures, shape: tuple[int, ...]) -> np.ndarray:
-    """Which entries of an input are read, broadcastable to it."""
-    mask = np.array(not item.left)
-    for axis, indices in item.kept.items():
-        run = item.merged if item.merged and axis == item.merged[0] else (axis,)
-        sizes = [shape[a] for a in run]
-        part = np.zeros(math.prod(sizes), bool)
-        part[list(indices)] = True
-        mask = mask & part.reshape([1] * axis + sizes + [1] * (len(shape) - run[-1] - 1))
-    return mask
 
 
 def _resized(value: onnx.ValueInfoProto, shape: Shape, merged: tuple[int, ...] = ()) -> onnx.ValueInfoProto:

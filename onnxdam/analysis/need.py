@@ -136,6 +136,8 @@ class Need:
     def _preset(self, kept: Mapping[str, Mapping[int, tuple[int, ...]]]) -> None:
         """Starts from the kept slots of a plan; axes that it does not list keep everything."""
         for tensor in self.network.tensors.values():
+            if not tensor.name:  # an output that is left away: no plan can speak of it
+                continue
             axes = kept.get(tensor.name, {})
             for i, axis in enumerate(tensor.axes):
                 if axis.n > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +27,7 @@ def fingerprint(model: ir.Model) -> str:
         text = [f"graph {[str(v) for v in graph.inputs]} {[v.name for v in graph.outputs]}"]
         held = list(graph.initializers.values()) if isinstance(graph, ir.Graph) else []
         for node in graph:
-            names = [v.name if v is not None else "" for v in node.inputs], [v.name for v in node.outputs]
+            names = _names(node.inputs), _names(node.outputs)
             text.append(f"{node.domain}.{node.op_type}.{node.overload} {names}")
             for name, attribute in sorted(node.attributes.items()):
                 text.append(f"{name} {attribute.type} {_attribute_text(attribute, window)}")
@@ -36,6 +37,14 @@ def fingerprint(model: ir.Model) -> str:
         digest.update("\n".join(text).encode())
     window.close()
     return digest.hexdigest()
+
+
+def _names(values: Sequence[ir.Value | None]) -> list[str | None]:
+    """Names of what a node reads or writes; those left out at the end are not written to files."""
+    names = ["" if v is None else v.name for v in values]
+    while names and not names[-1]:
+        names.pop()
+    return names
 
 
 def _attribute_text(attribute: ir.Attr, window: Window) -> str:
