@@ -3,9 +3,9 @@
     python benchmarks/features.py select --seeds 5
     python benchmarks/features.py serve
 
-`select`: a perceptron with gates on its inputs is trained towards k features, exported, and pruned with `--inputs`; what
-its manifest keeps is compared with what other selectors choose. Then the same perceptron, new, is trained on the columns
-that each of them chose, so that only the choice differs. `serve`: one request in ONNX Runtime before and after.
+`select`: a perceptron with gates on its inputs is trained towards k features, exported, and pruned with `--inputs`; its
+manifest's choice is compared with that of other selectors. Then the same perceptron, new, is trained on the columns that
+each of them chose, so that only the choice differs. `serve`: one request in ONNX Runtime before and after.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ def _spread(values: list[float]) -> str:
 def pixels_of_an_image() -> tuple[onnx.ModelProto, tuple[int, ...]]:
     """A perceptron on 224x224 colour images that reads every tenth pixel."""
     return _model(
-        "(float[N, 3, 224, 224] x) => (float[N, 10] y) { f = Flatten(x) h = MatMul(f, w) r = Relu(h) y = MatMul(r, v) }",
+        "(float[N,3,224,224] x) => (float[N,10] y) { f = Flatten(x)  h = MatMul(f, w)  r = Relu(h)  y = MatMul(r, v) }",
         (3, 224, 224),
         w=_masked(_normal(150528, 256), 0),
         v=_normal(256, 10),
