@@ -3,9 +3,9 @@
     python benchmarks/features.py select --seeds 5
     python benchmarks/features.py serve
 
-`select`: a perceptron with gates on its inputs is trained towards k features, exported, and pruned with `--inputs`; its
-manifest's choice is compared with that of other selectors. Then the same perceptron, new, is trained on the columns that
-each of them chose, so that only the choice differs. `serve`: one request in ONNX Runtime before and after.
+`select`: a perceptron with gates on its inputs is trained towards k features, exported, and pruned with `--inputs`. Then
+the same perceptron, new, is trained on the columns that its manifest keeps, and on those that other selectors choose,
+so that only the choice differs. `serve`: one request in ONNX Runtime before and after.
 """
 
 from __future__ import annotations
