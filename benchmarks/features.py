@@ -3,7 +3,7 @@
     python benchmarks/features.py select --seeds 5
     python benchmarks/features.py serve
 
-`select`: a perceptron with gates on its inputs is trained towards k features, exported, and pruned with `--inputs`. Then
+`select`: a perceptron with gates on its inputs is trained towards k features, exported, pruned with `--inputs`. Then
 the same perceptron, new, is trained on the columns that its manifest keeps, and on those that other selectors choose,
 so that only the choice differs. `serve`: one request in ONNX Runtime before and after.
 """
