@@ -157,7 +157,7 @@ def autoencoder(asked: argparse.Namespace) -> None:
 
 def recommender(asked: argparse.Namespace) -> None:
     """With a gate, and with dropout in its place."""
-    recipe = find("recommender")
+    recipe = dataclasses.replace(find("recommender"), neighbours=asked.neighbours)  # type: ignore[call-arg]
     data = recipe.load(asked.data)
     usual = dataclasses.replace(recipe.settings, epochs=asked.epochs or recipe.settings.epochs)
     ungated = dataclasses.replace(recipe, dropout=0.5)  # type: ignore[call-arg]
@@ -206,6 +206,7 @@ def main() -> None:
             one.add_argument("--methods", nargs="+", default=["dam", "l1"], choices=["dam", "l1"])
         elif run is recommender:
             one.add_argument("--lambdas", type=float, nargs="+", default=[0.1])
+            one.add_argument("--neighbours", type=int, default=64, help="of users and items that are looked at")
         else:
             one.add_argument("--recipe", default="lenet-5")
             one.add_argument("--methods", nargs="+", default=["hardconcrete"])

@@ -9,7 +9,7 @@ shared bases, in both directions of the bipartite graph, then the two target nod
 
 The gate on the 128 units takes the place of dropout, as in the experiment of discriminative masking (arXiv
 2110.00684): lambda 0.1, Adam 1e-3, batches of 50. Ours differs from the authors' in this: the mean is over all
-neighbours, not over those of each rating; of more than `NEIGHBOURS` the first ones are taken; there are no random edge
+neighbours, not over those of each rating; of more than 64 neighbours the first ones are taken; there are no random edge
 deletions and no penalty on neighbouring ratings' weights; features of users and items are not used.
 
 The network's input is a batch of subgraphs: matrices of rating numbers (0: none), u in row 0 and v in column 0.
@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from .data import Ratings, load_ratings
 from .recipe import Metric, Recipe, Settings, Split
 
-NEIGHBOURS = 64
 LAYERS, WIDTH, UNITS, BASES = 4, 32, 128, 4
 
 
@@ -40,7 +39,7 @@ class Neighbourhoods:
         ratings: the data.
         numbers: number of every rating known in training, 1 to len(ratings.values); 0: none; (users + 1, items + 1),
             the last row and column empty.
-        of_user: items that a user rated, shape (users, NEIGHBOURS or fewer), padded with the number of items.
+        of_user: items that a user rated, shape (users, most neighbours), padded with the number of items.
         of_item: users who rated an item, likewise.
     """
 
@@ -50,19 +49,19 @@ class Neighbourhoods:
     of_item: Tensor
 
 
-def neighbourhoods(ratings: Ratings) -> Neighbourhoods:
-    """Of the training ratings."""
+def neighbourhoods(ratings: Ratings, most: int = 64) -> Neighbourhoods:
+    """Of the training ratings; of more than `most` neighbours the first ones."""
     users, items = ratings.matrix.shape
     numbers = torch.zeros(users + 1, items + 1, dtype=torch.int64)
     user, item = ratings.train.T
     numbers[user, item] = 1 + torch.searchsorted(ratings.values, ratings.matrix[user, item])
     known = numbers[:-1, :-1] > 0
-    return Neighbourhoods(ratings, numbers, _padded(known), _padded(known.T))
+    return Neighbourhoods(ratings, numbers, _padded(known, most), _padded(known.T, most))
 
 
-def _padded(known: Tensor) -> Tensor:
+def _padded(known: Tensor, most: int) -> Tensor:
     """For each row the numbers of its first true columns, then the number of columns."""
-    width = min(int(known.sum(1).max()), NEIGHBOURS)
+    width = min(int(known.sum(1).max()), most)
     order = known.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :width]
     return torch.where(known.gather(1, order), order, known.shape[1])
 
@@ -177,12 +176,14 @@ class RecommenderRecipe(Recipe[Neighbourhoods]):
 
     Attributes:
         dropout: before the last layer, for runs without a gate.
+        neighbours: of a user, and of an item, that are looked at.
     """
 
     dropout: float = 0.0
+    neighbours: int = 64
 
     def load(self, path: str | Path | None, seed: int = 0) -> Neighbourhoods:
-        return neighbourhoods(load_ratings(path))
+        return neighbourhoods(load_ratings(path), self.neighbours)
 
     def network(self, data: Neighbourhoods) -> nn.Module:
         user, item = data.ratings.train.T
