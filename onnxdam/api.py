@@ -131,7 +131,7 @@ def explain(model: Model, where: str, **options: object) -> list[Step]:
     Args:
         model: a path or a model.
         where: "VALUE", "VALUE:axis" or "VALUE:axis:index"; without an index, the first kept slot that is masked, else
-            the first that is kept.
+            the first that is kept. Of a value without axes, or of unknown rank, "VALUE" alone.
 
     Raises:
         InputError: there is no such value, axis or index.
@@ -139,6 +139,8 @@ def explain(model: Model, where: str, **options: object) -> list[Step]:
     chosen = read_options(options)
     need, _ = decide(working_copy(model, io.load(model, strict=chosen.strict), chosen.threshold), chosen, "")
     tensor, axis, index = _locate(need.network, where)
+    if axis is None:
+        return list(Reasons(need).whole(tensor))
     return list(Reasons(need).chain(axis, _pick(need, tensor, axis) if index is None else index))
 
 
@@ -175,13 +177,21 @@ def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, 
     asked |= {name: value for name in ("inputs", "outputs") if (value := getattr(options, name))}
     protect = _protected(network, options.protect)
     allowed: _Allowed = {"inputs": bool(options.inputs), "outputs": options.outputs}
+
+    def need_of(network: Network) -> Need:
+        aligned = Need(network, align=multiple, protect=protect, **allowed)
+        if not options.inputs or not aligned.aligned:
+            return aligned
+        plain = Need(network, protect=protect, **allowed)  # data is not collected for the sake of widths that run fast
+        return aligned if signature.features_read(aligned) == signature.features_read(plain) else plain
+
     flat = candidates(network, protect) if options.inputs else []
     while flat:  # as vectors, unless whole rows, columns and channels are all that leaves
-        need = Need(flattened(source.clone(), flat), align=multiple, protect=protect, **allowed)
+        need = need_of(flattened(source.clone(), flat))
         if flat == (flat := scattered(need)):
             break
     else:
-        need = Need(network, align=multiple, protect=protect, **allowed)
+        need = need_of(network)
     made = record(need, fingerprint, asked)
     if made.signature is not None and options.feature_names:
         made = replace(made, signature=signature.named(made.signature, options.feature_names))
@@ -240,7 +250,7 @@ def _protected(network: Network, patterns: Sequence[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _locate(network: Network, where: str) -> tuple[Tensor, Axis, int | None]:
+def _locate(network: Network, where: str) -> tuple[Tensor, Axis | None, int | None]:
     by_name = {t.name: t for t in network.tensors.values()}
     parts = where.split(":")
     for cut in range(len(parts), max(len(parts) - 3, 0), -1):  # names may hold colons themselves
@@ -250,11 +260,14 @@ def _locate(network: Network, where: str) -> tuple[Tensor, Axis, int | None]:
     raise InputError(f"{where}: no value of that name in the model")
 
 
-def _slot(tensor: Tensor, rest: list[str], where: str) -> tuple[Tensor, Axis, int | None]:
+def _slot(tensor: Tensor, rest: list[str], where: str) -> tuple[Tensor, Axis | None, int | None]:
     if not all(r.lstrip("-").isdigit() for r in rest):
         raise InputError(f"{where}: axis and index must be whole numbers")
     if tensor.opaque or not tensor.rank:
-        raise InputError(f"{where}: nothing is known of the axes of this value")
+        if rest:
+            which = "the rank of the value is not known" if tensor.opaque else "the value is a single number"
+            raise InputError(f"{where}: {which}; ask without an axis")
+        return tensor, None, None
     default = 1 if tensor.rank > 1 and not tensor.is_leaf else 0
     number = int(rest[0]) if rest else default
     if not -tensor.rank <= number < tensor.rank:

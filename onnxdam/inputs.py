@@ -181,7 +181,7 @@ def random_feed(inputs: list[Input], sizes: Mapping[str, int], kind: str, seed: 
         small: integers that index nothing we know of stay in {0, 1}.
     """
     rng = np.random.default_rng(seed)
-    return {item.name: _values(item, shape_of(item, sizes), kind, rng, small) for item in inputs}
+    return {item.name: np.asarray(_values(item, shape_of(item, sizes), kind, rng, small)) for item in inputs}
 
 
 def _values(item: Input, shape: tuple[int, ...], kind: str, rng: np.random.Generator, small: bool) -> np.ndarray:

@@ -22,7 +22,7 @@ from onnxdam.inputs import Feed, Input, random_feed
 from onnxdam.providers import Runnable
 
 #: magnitudes of the noise, by turns; one at which the original overflows is replaced by the next
-AMPLITUDES = (1e4, 1e-4, 1e2, 1.0)
+AMPLITUDES = (1e6, 1e-4, 1e3, 1.0)
 
 
 def manifest_of(model: Runnable, source: io.AnyModel, *, differs: bool) -> Manifest | None:

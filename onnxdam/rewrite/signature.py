@@ -53,6 +53,11 @@ def unread(need: Need) -> list[Tensor]:
     return found[1:] if len(found) == len(inputs) else found
 
 
+def features_read(need: Need) -> list[dict[int, tuple[int, ...]] | None]:
+    """Of every input: the features of its narrowed axes that stay, None where nothing is read."""
+    return [_kept(need, t) if t in need.alive else None for t in need.network.inputs]
+
+
 def dims(value: ir.Value | None) -> Shape:
     """The extents that the file declares."""
     return ANY_RANK if value is None or value.shape is None else dims_of(value.shape)

@@ -68,7 +68,10 @@ def image(seed: int) -> Case:
     model = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]> images () => (double[N, 3] y) { }')
     graph, parts, width = model.graph, [], 0
     for k in range(int(rng.integers(1, 3))):
-        shape: list[int | str] = [["N", "N", 2][int(rng.integers(3))], *map(int, rng.integers(1, 5, rng.integers(2, 4)))]
+        shape: list[int | str] = [
+            ["N", "N", 2][int(rng.integers(3))],
+            *map(int, rng.integers(1, 5, rng.integers(2, 4))),
+        ]
         if k == 1:
             shape[0] = graph.input[0].type.tensor_type.shape.dim[0].dim_param or 2
         graph.input.append(helper.make_tensor_value_info(f"x{k}", TensorProto.DOUBLE, shape))
@@ -121,7 +124,9 @@ def _walk(graph: onnx.GraphProto, rng: np.random.Generator, name: str, shape: li
     if rng.random() < 0.3:  # the batch is asked for at run time
         graph.node.append(helper.make_node("Shape", [name], [f"{name}_shape"]))
         graph.node.append(helper.make_node("Gather", [f"{name}_shape", constant(np.array([0]))], [f"{name}_n"]))
-        graph.node.append(helper.make_node("Concat", [f"{name}_n", constant(np.array([-1]))], [f"{name}_sizes"], axis=0))
+        graph.node.append(
+            helper.make_node("Concat", [f"{name}_n", constant(np.array([-1]))], [f"{name}_sizes"], axis=0)
+        )
         add("Reshape", f"{name}_sizes")
     else:
         add("Flatten")
@@ -171,7 +176,9 @@ def _check(case: Case, small: onnx.ModelProto, seen: Counter[str]) -> None:
             raise Mismatch(f"the slim model does not run: {type(error).__name__}: {error}") from error
         _compare(case, feeds, names, wanted, interface.results(names, list(found)), "slim", seen)
         other = case.feeds(sizes, kind + 7)
-        noisy = {n: np.where(interface.read(n, x.shape), x, other[n]) if n in interface else x for n, x in feeds.items()}
+        noisy = {
+            n: np.where(interface.read(n, x.shape), x, other[n]) if n in interface else x for n, x in feeds.items()
+        }
         _compare(case, feeds, names, wanted, evaluate(case.model, noisy), "noise in what left", seen)
 
 
