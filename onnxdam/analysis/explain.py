@@ -20,23 +20,24 @@ class Step:
 
     Attributes:
         value: name of the tensor ("" for an inner axis of a reshape).
-        axis: axis of the tensor.
-        index: the slot.
+        axis: axis of the tensor; None where the whole tensor is meant, because it has no axes or none that are known.
+        index: the slot; None likewise.
         node: name of the node that asks for it, "" at a graph output or input.
         operator: its operator type.
         reason: in words.
     """
 
     value: str
-    axis: int
-    index: int
+    axis: int | None
+    index: int | None
     node: str
     operator: str
     reason: str
 
     def __str__(self) -> str:
         by = f" [{self.operator} {self.node}]" if self.node else ""
-        return f"{self.value or '(inner axis)'}:{self.axis}:{self.index} stays: {self.reason}{by}"
+        where = "" if self.axis is None else f":{self.axis}:{self.index}"
+        return f"{self.value or '(inner axis)'}{where} stays: {self.reason}{by}"
 
 
 class Reasons:
@@ -70,6 +71,27 @@ class Reasons:
             if cause is None:
                 return
             axis, slot = event.source, cause
+
+    def whole(self, tensor: Tensor) -> Iterator[Step]:
+        """From a tensor without axes, or of unknown rank, to the output or operator that it is needed for."""
+        seen = {tensor}
+        while True:
+            if tensor in self.need.network.outputs:
+                yield Step(tensor.name, None, None, "", "", "a graph output")
+                return
+            reader = next((op for op in self.need.running if tensor in op.ins), None)
+            if reader is None or not (tensor.is_leaf or tensor in self.need.alive):
+                return
+            yield Step(tensor.name, None, None, reader.name, reader.kind, "read as a whole")
+            after = [t for t in reader.outs if t not in seen and t in self.need.alive]
+            if not after:
+                return
+            tensor = after[0]
+            seen.add(tensor)
+            if tensor.rank and not tensor.opaque:
+                axis = max(tensor.axes, key=lambda a: a.n)
+                yield from self.chain(axis, int(self.need.kept(axis).argmax()))
+                return
 
     def _cause(self, event: Event, slot: int, before: int) -> int | None:
         assert event.source is not None

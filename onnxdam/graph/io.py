@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -253,9 +253,11 @@ def _restore(model: ir.Model, proto: onnx.ModelProto) -> None:
 
 
 def check(bare: onnx.ModelProto, where: str, strict: bool) -> None:
-    """Checks a model whose large weights were replaced by graph inputs.
+    """Checks a model whose large weights were replaced by graph inputs; that is used up.
 
-    A graph input or output without a shape is let through (the standard wants a shape, every runtime runs it).
+    Every node has to be one that ONNX knows, on operands whose types and shapes go together. What the file declares
+    about values in between and at the outputs is not held against that: runtimes go by their own inference. Neither is
+    a graph input or output without a shape (the standard wants one, every runtime runs it).
 
     Raises:
         InputError: the opset is too old or, when `strict`, the graph is invalid.
@@ -284,24 +286,41 @@ def _checker_complaint(bare: onnx.ModelProto) -> str | None:
     for value in (*bare.graph.input, *bare.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()
-    _hide_runtime_operators(bare)
+    opset = max((o.version for o in bare.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    _hide(bare, lambda kind: opset < RUNTIME_OPERATORS.get(kind, 0))
     try:
         onnx.checker.check_model(bare)
-    except Exception as error:  # ValidationError, or ValueError when it cannot be serialised
+        _forget_shapes(bare.graph)
+        _hide(bare, lambda kind: not _inferred_directly(kind, opset))
+        onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True)
+    except Exception as error:  # ValidationError, InferenceError, or ValueError when it cannot be serialised
         return f"invalid graph ({_one_line(error)})"
     return None
 
 
-def _hide_runtime_operators(bare: onnx.ModelProto) -> None:
-    """Moves nodes that only a runtime knows in the standard domain to a domain of their own, which is not checked."""
-    opset = max((o.version for o in bare.opset_import if o.domain in ("", "ai.onnx")), default=1)
-    hidden = False
-    for node in _all_nodes(bare.graph):
-        since = RUNTIME_OPERATORS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if since is not None and opset < since:
-            node.domain, hidden = "runtime", True
-    if hidden:
+def _hide(bare: onnx.ModelProto, chosen: Callable[[str], bool]) -> None:
+    """Moves nodes of some operators of the standard domain to a domain of their own, which is not checked."""
+    hidden = [n for n in _all_nodes(bare.graph) if n.domain in ("", "ai.onnx") and chosen(n.op_type)]
+    for node in hidden:
+        node.domain = "runtime"
+    if hidden and all(o.domain != "runtime" for o in bare.opset_import):
         bare.opset_import.append(onnx.helper.make_opsetid("runtime", 1))
+
+
+def _inferred_directly(kind: str, opset: int) -> bool:
+    """Whether ONNX infers without looking into the function that defines an operator, where it finds faults (1.23)."""
+    try:
+        return bool(onnx.defs.get_schema(kind, opset).has_type_and_shape_inference_function)
+    except onnx.defs.SchemaError:
+        return False
+
+
+def _forget_shapes(graph: onnx.GraphProto) -> None:
+    """Takes away what is declared about values that nodes make."""
+    del graph.value_info[:]
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

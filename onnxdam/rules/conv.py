@@ -66,6 +66,10 @@ class Conv(Rule):
             yield from pin_all(op, "unknown rank or channels")
             return
         group = self.group(op)
+        channels = (x.shape[1], y.shape[1]) if not self.transposed else (y.shape[1], x.shape[1])
+        if channels != (w.shape[1] * group, w.shape[0]):
+            yield from pin_all(op, "channels and weights that do not go together")
+            return
         yield from same(x.axes[0], y.axes[0])
         for tensor in (x, y, w):
             for axis in tensor.axes[2:]:

@@ -252,7 +252,7 @@ class Gemm(Rule):
         """beta * c where it is the same in every row, 0 where there is no c, else None."""
         if c is None:
             return 0.0
-        if not c.is_known or (c.rank == 2 and c.shape[0] != 1):
+        if not c.is_known or (c.rank == 2 and c.shape[0] != 1) or c.content.size not in (1, op.y.shape[1]):
             return None
         return c.content.reshape(-1).astype(np.float64) * float(op.attr("beta", 1.0))
 
