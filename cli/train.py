@@ -82,10 +82,11 @@ def _check_usage(given: dict[str, Any]) -> None:
 
 def _train(name: str, given: dict[str, Any]) -> Trained[Any]:
     """Everything from the names of files to the file that is written."""
-    from onnxdam.graph import io
     from onnxdam.recipes import find
 
     recipe = find(name)
+    from onnxdam.graph import io
+
     _check_files(given)
     settings = _settings(recipe, given)
     with _interruptible(given), _bar(recipe) as (say, progress):
