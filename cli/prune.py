@@ -62,8 +62,8 @@ def command(ctx: click.Context, source: str, as_json: bool, **given: Any) -> int
     With --inputs or --outputs, a manifest says what data the slim model takes: OUT.features.json, and the model's
     metadata.
 
-    IN.onnx may be - for standard input. Nothing is written unless the check passes; an existing file is replaced only
-    with --force, the input never.
+    IN.onnx may be - for standard input, if its weights are inside. Nothing is written unless the check passes; an
+    existing file is replaced only with --force, the input never.
     """
     if given["plan_from"]:
         for name in PLANNING:
@@ -288,7 +288,12 @@ def _read(source: str) -> Path | onnx.ModelProto:
     data = sys.stdin.buffer.read()
     if not data:
         raise InputError("standard input: is empty")
-    return io.parse(data, "standard input")
+    model = io.parse(data, "standard input")
+    if outside := io.external_files(model.graph):
+        raise InputError(
+            f"standard input: its weights lie in {min(outside)}, wherever that is; give the model by its path"
+        )
+    return model
 
 
 def _file_size(path: Path) -> int:

@@ -35,6 +35,7 @@ __all__ = [
     "check",
     "check_output",
     "data_file",
+    "external_files",
     "fingerprint",
     "graphs",
     "load",
@@ -163,6 +164,18 @@ def _bytes_missing(data: bytes) -> int:
         else:
             return 0
     return at - len(data)
+
+
+def external_files(graph: onnx.GraphProto) -> set[str]:
+    """Names of the files that hold weights of a model that was parsed and not loaded."""
+    tensors, found = list(graph.initializer), set()
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors += [attribute.t, *attribute.tensors]
+            for inner in (attribute.g, *attribute.graphs):
+                found |= external_files(inner)
+    entries = (e for t in tensors if t.data_location == onnx.TensorProto.EXTERNAL for e in t.external_data)
+    return found | {entry.value for entry in entries if entry.key == "location"}
 
 
 def _from_proto(
