@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
 import os
 import shutil
@@ -320,6 +321,7 @@ def _hide(bare: onnx.ModelProto, chosen: Callable[[str], bool]) -> None:
         bare.opset_import.append(onnx.helper.make_opsetid("runtime", 1))
 
 
+@functools.cache
 def _inferred_directly(kind: str, opset: int) -> bool:
     """Whether ONNX infers without looking into the function that defines an operator, where it finds faults (1.23)."""
     try:
