@@ -14,14 +14,13 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
-from onnxdam.graph import functions
 from onnxdam.masks.bernoulli import DiffPrune, HardConcrete
+from onnxdam.masks.cost import Cost
 from onnxdam.masks.dam import DAM
 from onnxdam.masks.gate import Fixed, Gate, along, gates_of
 from onnxdam.masks.gates import Gates
@@ -43,12 +42,12 @@ METHODS: dict[str, Callable[..., Gate]] = {
 class _Draw:
     """Draws noise for all gates before the network runs, so that weights that share a gate see the same."""
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: Sequence[Gate]) -> None:
         self.gates = gates
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         if module.training:
-            for gate in self.gates.all:
+            for gate in self.gates:
                 if gate.noisy:
                     gate.draw()
 
@@ -66,9 +65,9 @@ class AttachedGates(Gates):
         self._parts = [
             (part, gate) for group, gate in zip(graph.groups, gates.values(), strict=True) for part in group.readers
         ]
-        super().__init__(gates, cost=graph.cost(), **options)
+        super().__init__(gates, **options)
         put_on(model, self._parts)
-        self._hook = model.register_forward_pre_hook(_Draw(self)) if any(g.noisy for g in self.all) else None
+        self._hook = model.register_forward_pre_hook(_Draw(list(self.all))) if any(g.noisy for g in self.all) else None
 
     def harden(self) -> None:
         """As `Gates.harden`; what the masks are worth beyond 0 and 1 goes into the weights, so they are binary."""
@@ -107,7 +106,7 @@ def attach(
     exclude: Sequence[str] = (),
     inputs: bool = False,
     weight: float = 1.0,
-    target: Mapping[str, float] | None = None,
+    target: Mapping[str, Any] | None = None,
     schedule: Schedule | None = None,
     **options: Any,
 ) -> AttachedGates:
@@ -121,8 +120,11 @@ def attach(
         example_inputs: what the network can be called with.
         method: "dam", "diffprune", "hardconcrete", "grouplasso" or "slimming".
         include, exclude: globs on the names of the modules that make the channels, e.g. "layer1.*".
-        inputs: gate the features of the network's inputs as well.
-        weight, target, schedule: see `Gates`.
+        inputs: gate the features of the network's inputs as well; DAM closes those in the order of their saliency,
+            unless asked for order="index".
+        weight, schedule: see `Gates`.
+        target: see `Gates`. {"latency": 0.5, "provider": "cpu", "threads": 1}, of which the last two may be left out,
+            is measured in ONNX Runtime, batch 1: some widths before training, the chosen ones after it (see `latency`).
         **options: go to every gate, e.g. function="linear".
 
     Raises:
@@ -144,7 +146,17 @@ def attach(
         raise InputError(f"attach: nothing can be gated ({why or 'no coupled channels'})")
     device = next(model.parameters()).device
     gates = {group.name: _make(model, group, method, options).to(device) for group in graph.groups}
-    return AttachedGates(model, graph, gates, weight=weight, target=target, schedule=schedule)
+    cost, target = _cost(graph, target)
+    return AttachedGates(model, graph, gates, weight=weight, target=target, schedule=schedule, cost=cost)
+
+
+def _cost(graph: Graph, target: Mapping[str, Any] | None) -> tuple[Cost, Mapping[str, float] | None]:
+    """What gates cost; a target of latency names what it is measured on."""
+    if target is None or "latency" not in target:
+        return graph.cost(), target
+    from onnxdam.masks.latency import latency  # wants ONNX Runtime
+
+    return latency(graph, target), {"latency": target["latency"]}
 
 
 def find_groups(model: nn.Module, args: tuple[Any, ...], *, inputs: bool = False) -> Graph:
@@ -153,23 +165,8 @@ def find_groups(model: nn.Module, args: tuple[Any, ...], *, inputs: bool = False
     Raises:
         InputError: the network cannot be exported.
     """
-    exported = export_in_memory(model, args)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    graph = Graph(functions.inline(exported.clone()), names, inputs=inputs)
-
-    def close(parts: Sequence[Part]) -> ir.Model:
-        closed = exported.clone()
-        values = closed.graph.initializers
-        for part in parts:
-            value = values[part.parameter]
-            assert value.const_value is not None
-            content = np.array(value.const_value.numpy())
-            np.moveaxis(content, part.axis, 0)[part.index == 0] = 0
-            value.const_value = ir.tensor(content, name=part.parameter)
-        return functions.inline(closed)
-
-    graph.prove(close)
-    return graph
+    return Graph(export_in_memory(model, args), names, inputs=inputs)
 
 
 def export_in_memory(model: nn.Module, args: tuple[Any, ...]) -> ir.Model:
@@ -256,6 +253,8 @@ def _make(model: nn.Module, group: Group, method: str, options: Mapping[str, Any
         parts = group.readers if method == "grouplasso" else _scales(model, group)
         owned = [Owned(lambda p=p: original(model, p.parameter), p.axis, torch.from_numpy(p.index)) for p in parts]  # type: ignore[misc]
         return METHODS[method](group.n, owned, **options)
+    if method == "dam" and group.inputs:
+        options = {"order": "saliency"} | dict(options)
     try:
         return METHODS[method](group.n, **options)
     except TypeError as error:

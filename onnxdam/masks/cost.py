@@ -18,6 +18,7 @@ from onnxdam.masks.origin import name_of, source
 from onnxdam.rules.macs import macs
 
 if TYPE_CHECKING:
+    from onnxdam.bench import BenchResult
     from onnxdam.masks.groups import Graph
 
 
@@ -49,7 +50,7 @@ class Cost:
             if op not in graph.need.running:
                 continue
             tensors = [t for t in (*op.ins, *op.outs) if t is not None and not t.opaque]
-            widths = {name_of(t): [_extent(graph, t, i) for i in range(t.rank)] for t in tensors}
+            widths = {name_of(t): [extent(graph, t, i) for i in range(t.rank)] for t in tensors}
             node = ir.serde.serialize_node(op.node)
             if macs(node, {name: tuple(w.at(self.dense) for w in axes) for name, axes in widths.items()}):
                 self._macs.append((node, widths))
@@ -64,25 +65,38 @@ class Cost:
         if kind == "channels":
             return sum(counts)
         if kind == "parameters":
-            return sum(_product(w.at(counts) for w in axes) for axes in self._weights)
+            return sum(product(w.at(counts) for w in axes) for axes in self._weights)
         total: Any = 0
         for node, widths in self._macs:
             total = total + macs(node, {name: tuple(w.at(counts) for w in axes) for name, axes in widths.items()})
         return total
+
+    def measure(self, counts: Sequence[int]) -> BenchResult | None:
+        """What these widths really cost, where that is for the provider to say; later answers take it into account."""
+        return None
+
+    def slopes(self, kind: str) -> list[float]:
+        """What one slot of each gate costs, in shares of the whole network, where every gate is open."""
+        import torch
+
+        widths = [torch.tensor(float(n), dtype=torch.float64, requires_grad=True) for n in self.dense]
+        return [float(s) for s in torch.autograd.grad(self.ratio(kind, widths), widths)]
 
     def ratio(self, kind: str, counts: Sequence[Any]) -> Any:
         """The cost relative to that of the graph with every gate open."""
         return self.at(kind, counts) / self.at(kind, self.dense)
 
 
-def _extent(graph: Graph, tensor: Tensor, axis: int) -> Width:
+def extent(graph: Graph, tensor: Tensor, axis: int) -> Width:
+    """How the extent of an axis follows from the open slots of the gates."""
     size = tensor.shape[axis]
     if tensor.axes[axis].n > 1:
         return graph.width(tensor.axes[axis])
     return Width(size.coefficient if isinstance(size, Sym) else int(size), {})
 
 
-def _product(numbers: Iterator[Any]) -> Any:
+def product(numbers: Iterator[Any]) -> Any:
+    """Of numbers or scalars with gradients."""
     total: Any = 1
     for number in numbers:
         total = total * number

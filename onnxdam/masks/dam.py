@@ -8,6 +8,13 @@
 alpha = 1 is frozen, and left out here; beta is learned from 1 (0.1 for the two other gate functions). g_i > 0 exactly
 if mu_i > -beta: the survivors are a suffix, n - 1 - floor(-beta n / 5) of them for beta <= 0. The cold start (beta
 frozen for the first epochs) belongs to `Schedule`.
+
+Units that start alike may leave in any order: training makes the last ones the useful ones. Features of an input are
+not alike, so their order matters, and that of the index means nothing. Ours, not the paper's: order "saliency" gathers
+
+    s_i = sum over the steps of the cold start, and over who reads the unit, of (d loss / d g_i)^2
+
+and then gives the unit of rank r in s the offset mu = 5 r / n: what the loss feels least leaves first.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ from onnxdam.masks.gate import Gate
 
 SPAN = 5.0  # mu runs over [0, 5): tanh is 1 to four digits at its end
 
+ORDERS = ("index", "saliency")
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda z: torch.tanh(torch.relu(z)),
     "linear": torch.relu,
@@ -39,23 +47,62 @@ class DAM(Gate):
         beta: where the offset starts; None: as the authors' code (1, or 0.1 for the last two functions).
         floor: beta is penalised down to here only (-5: where the last unit has left); None: without bound, as the
             authors do outside their convolutional networks.
+        order: in which units leave: "index", or "saliency" (see the head of this file; wants a cold start, without one
+            it is that of the index).
+
+    Attributes:
+        mu: the offsets, shape (n,); saved, as they hold the order.
+        saliency: gathered so far, shape (n,).
     """
 
     mu: Tensor
+    saliency: Tensor
 
     def __init__(
-        self, n: int, dim: int = 1, *, function: str = "tanh", beta: float | None = None, floor: float | None = -SPAN
+        self,
+        n: int,
+        dim: int = 1,
+        *,
+        function: str = "tanh",
+        beta: float | None = None,
+        floor: float | None = -SPAN,
+        order: str = "index",
     ) -> None:
         super().__init__(n, dim)
+        if order not in ORDERS:
+            raise InputError(f"DAM: order {order!r} is none of {', '.join(ORDERS)}")
         if function not in FUNCTIONS:
             raise InputError(f"DAM: function {function!r} is none of {', '.join(FUNCTIONS)}")
         self.function = function
         self.floor = floor
         self.beta = nn.Parameter(torch.tensor((1.0 if function == "tanh" else 0.1) if beta is None else beta))
-        self.register_buffer("mu", SPAN * torch.arange(n) / n, persistent=False)
+        self.order = order
+        self.register_buffer("mu", SPAN * torch.arange(n) / n)
+        self.register_buffer("saliency", torch.zeros(n))
 
     def soft(self) -> Tensor:
-        return FUNCTIONS[self.function](self.mu + self.beta)
+        mask = FUNCTIONS[self.function](self.mu + self.beta)
+        if self.training and self.cold and self.order == "saliency" and torch.is_grad_enabled():
+            mask = mask.detach().requires_grad_()
+            mask.register_hook(self._feel)
+        return mask
+
+    def _feel(self, slope: Tensor) -> None:
+        self.saliency += slope.detach().to(self.saliency.dtype).square().nan_to_num(0.0, 0.0, 0.0)
+
+    def warm_up(self) -> None:
+        if self.order == "saliency" and self.saliency.any():
+            self.arrange(self.saliency)
+
+    @torch.no_grad()
+    def arrange(self, worth: Tensor) -> None:
+        """Puts the units in order: the one that is worth least leaves first.
+
+        Args:
+            worth: any numbers, shape (n,).
+        """
+        ranks = torch.argsort(torch.argsort(worth, stable=True))
+        self.mu.copy_(SPAN * ranks / self.n)
 
     def score(self) -> Tensor:
         return (self.mu + self.beta).detach()

@@ -32,6 +32,7 @@ class Gate(nn.Module):
     Attributes:
         hardened: whether the mask is frozen.
         hard: the same as a buffer, so that it is saved with the weights.
+        cold: whether the gate is frozen for now, at the start of a run.
         values: the mask of a hardened gate, shape (n,).
     """
 
@@ -52,6 +53,7 @@ class Gate(nn.Module):
         self.register_buffer("hard", torch.tensor(False))
         self.register_buffer("values", torch.ones(n))
         self.hardened = False
+        self.cold = False
 
     # -- what a method defines -------------------------------------------------------------------------------------
     def soft(self) -> Tensor:
@@ -72,6 +74,9 @@ class Gate(nn.Module):
 
     def draw(self) -> None:
         """Draws new noise: once per forward pass, however many weights share the gate."""
+
+    def warm_up(self) -> None:
+        """The end of the cold start."""
 
     def shrink(self, amount: float) -> None:
         """The proximal step of methods that have one; `amount` is learning rate times penalty weight."""

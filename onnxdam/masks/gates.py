@@ -16,9 +16,10 @@ best slots of every gate, the same share of those that are open, as many as the 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,14 @@ from onnxdam.masks.cost import Cost
 from onnxdam.masks.gate import Gate, gates_of
 from onnxdam.masks.schedule import Schedule
 
+if TYPE_CHECKING:
+    from onnxdam.bench import BenchResult
+
 RATE = 20.0  # over a whole run at a steady error of 1, ln lambda moves by this
 OFTEN, SELDOM = 4, 16  # steps between two looks at the widths, in short and in long runs
 LOOKS = 200  # in a run, at least, where it is long enough
+CLOSE = 0.01  # how far below its target a cost may end, where slots are small enough
+TRIES = 4  # widths that are measured at the end, where the target is a measured cost
 START = 0.1  # lambda at the beginning: the cost is of order 1, as task losses are
 
 
@@ -50,12 +56,13 @@ class Gates(nn.Module):
     Args:
         gates: by name.
         weight: lambda, where no target is given.
-        target: one of channels, parameters, macs -> the share that is to stay, above 0 and at most 1.
+        target: one of channels, parameters, macs, latency -> the share that is to stay, above 0 and at most 1.
         schedule: phases of the run; None: full pressure from the first step on, no hardening.
         cost: prices of the gates; None: channels only.
 
     Attributes:
         steps: calls of `step` so far (a buffer, saved with the weights, as lambda is).
+        measured: of a target of latency, once hardened: the dense model against the slim one of the chosen widths.
     """
 
     steps: Tensor
@@ -82,6 +89,7 @@ class Gates(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
         self.register_buffer("log_weight", torch.tensor(math.log(START), dtype=torch.float64))
         self._slopes = self._prices()
+        self.measured: BenchResult | None = None
         self._pressure = 0.0
         self._weights: Tensor | None = None  # pressure times slopes, one per gate
         self._proximal = any(gate.proximal for gate in self.all)
@@ -183,6 +191,9 @@ class Gates(nn.Module):
         if cold != self._cold:
             self._cold = cold
             for gate in self.all:
+                if gate.cold and not cold:
+                    gate.warm_up()
+                gate.cold = cold
                 gate.requires_grad_(not (cold or gate.hardened))
         return cold
 
@@ -199,10 +210,7 @@ class Gates(nn.Module):
         Taken where every gate is open: at the present widths, a layer next to one that has shrunk would get cheap, and
         the other ever dearer, until it is gone.
         """
-        if self.target is None:
-            return [1.0] * len(self.all)
-        widths = [torch.tensor(float(n), dtype=torch.float64, requires_grad=True) for n in self.prices.dense]
-        return [float(s) for s in torch.autograd.grad(self.prices.ratio(self.target[0], widths), widths)]
+        return [1.0] * len(self.all) if self.target is None else self.prices.slopes(self.target[0])
 
     def _steer(self, progress: float) -> None:
         assert self.target is not None
@@ -219,13 +227,28 @@ class Gates(nn.Module):
     # -- the end -----------------------------------------------------------------------------------------------------
     def harden(self) -> None:
         """Freezes all masks, zero where closed; with a target, at the widths that meet it."""
-        keep = [gate.kept() for gate in self.all] if self.target is None else self._afford()
+        keep = [gate.kept() for gate in self.all] if self.target is None else self._best()
         for gate, mask in zip(self.all, keep, strict=True):
             gate.harden(mask)
         self._pressure = 0.0
 
-    def _afford(self) -> list[Tensor]:
-        """Each gate's best slots, as many as the target affords: the same share of those open now for every gate."""
+    def _best(self) -> list[Tensor]:
+        """Each gate's best slots, as many as the target affords."""
+        counts, again = [], self._afford()
+        for _ in range(TRIES):
+            counts, self.measured = again, self.prices.measure(again)
+            again = self._afford()  # a measurement changes the prices
+            if self.measured is None or again == counts:
+                break
+        keep = []
+        for gate, count in zip(self.all, counts, strict=True):
+            mask = torch.zeros(gate.n, dtype=torch.bool)
+            mask[torch.argsort(gate.score().cpu(), descending=True, stable=True)[:count]] = True
+            keep.append(mask)
+        return keep
+
+    def _afford(self) -> list[int]:
+        """How many slots the target affords: the same share of those open now for every gate."""
         assert self.target is not None
         kind, limit = self.target[0], self.target[1] + 1e-9
         open_, sizes = self._counts(), [gate.n for gate in self.all]
@@ -240,19 +263,39 @@ class Gates(nn.Module):
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if fits(counts(middle)) else (low, middle)
-        best, grown = counts(low), True
-        while grown:  # what rounding left over
+        return self._exchange(self._fill(counts(low), fits), fits)
+
+    def _fill(self, widths: list[int], fits: Callable[[list[int]], bool]) -> list[int]:
+        """What rounding left over, one slot at a time for each gate in turn."""
+        grown = True
+        while grown:
             grown = False
-            for i, n in enumerate(sizes):
-                more = [*best[:i], best[i] + 1, *best[i + 1 :]]
-                if best[i] < n and fits(more):
-                    best, grown = more, True
-        keep = []
-        for gate, count in zip(self.all, best, strict=True):
-            mask = torch.zeros(gate.n, dtype=torch.bool)
-            mask[torch.argsort(gate.score().cpu(), descending=True, stable=True)[:count]] = True
-            keep.append(mask)
-        return keep
+            for i, gate in enumerate(self.all):
+                more = [*widths[:i], widths[i] + 1, *widths[i + 1 :]]
+                if widths[i] < gate.n and fits(more):
+                    widths, grown = more, True
+        return widths
+
+    def _exchange(self, widths: list[int], fits: Callable[[list[int]], bool]) -> list[int]:
+        """Where a slot is dear (a small network, widths in blocks): one gate gives so that another can grow."""
+        assert self.target is not None
+        kind, share = self.target
+        best, reached = widths, float(self.prices.ratio(kind, widths))
+        for taker, giver in itertools.permutations(range(len(self.all)), 2):
+            if reached >= (1 - CLOSE) * share:
+                break
+            tried = list(widths)
+            tried[taker] += 1
+            low, high = 0, tried[giver]  # the most slots of the giver that fit
+            while high - low > 1:
+                tried[giver] = (low + high) // 2
+                low, high = (tried[giver], high) if fits(tried) else (low, tried[giver])
+            tried[giver] = low
+            if low and tried[taker] <= self.all[taker].n:
+                filled = self._fill(tried, fits)
+                ratio = float(self.prices.ratio(kind, filled))
+                best, reached = (filled, ratio) if ratio > reached else (best, reached)
+        return best
 
 
 def _thaw(gates: Gates, keys: Any) -> None:
@@ -268,9 +311,12 @@ def _target(target: Mapping[str, float] | None, schedule: Schedule | None, cost:
     ((kind, share),) = target.items()
     if kind not in cost.KINDS:
         raise InputError(f"target: {kind!r} is none of {', '.join(cost.KINDS)}")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share):
+        raise InputError(f"target: the share of {kind} that is to stay is a number, not {share!r}")
     if schedule is None:
         raise InputError("target: wants a schedule, e.g. schedule=Schedule(steps=1000)")
     least = float(cost.ratio(kind, [1] * len(cost.dense)))
     if not least <= share <= 1:
-        raise InputError(f"target: {kind} cannot be {share} of the whole; between {least:.3g} and 1 can be reached")
+        closest = f"{least:.3g}" if share < least else "1"
+        raise InputError(f"target: {kind} cannot be {share} of the whole; the closest that can be reached is {closest}")
     return kind, float(share)

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
+from onnxdam.graph import functions
 from onnxdam.masks.cost import Cost, Width
 from onnxdam.masks.origin import along_parameter, source
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
@@ -48,12 +49,14 @@ class Group:
         n: gate slots.
         readers: what a closed slot makes zero.
         members: all other parameters with an axis in the group (rows of producers, scales and shifts).
+        inputs: graph input -> its axis that the slots run over.
     """
 
     name: str
     n: int
     readers: list[Part] = field(default_factory=list)
     members: list[Part] = field(default_factory=list)
+    inputs: dict[str, int] = field(default_factory=dict)
 
 
 class Slots:
@@ -172,7 +175,12 @@ class Slots:
 
 
 class Graph:
-    """The groups of a graph.
+    """The groups of a graph, each proved: a closed slot does leave.
+
+    Args:
+        model: an export, nothing folded; not changed.
+        parameters: names of the initializers that gates may close.
+        inputs: whether features of the graph's inputs may leave.
 
     Attributes:
         groups: those that can be gated.
@@ -180,7 +188,8 @@ class Graph:
     """
 
     def __init__(self, model: ir.Model, parameters: Collection[str], *, inputs: bool = False) -> None:
-        self.network = Network(model)
+        self._model = model
+        self.network = Network(functions.inline(model.clone()))
         self.need = Need(self.network)
         self._parameters = set(parameters)
         stuck: set[Axis] = set()
@@ -192,6 +201,7 @@ class Graph:
                 break
             stuck |= fruitless  # then another factor of the merged axis may leave
         self._drop(set(range(len(self.groups))) - read, "no weight reads it")
+        self._prove()
 
     def _build(self, slots: Slots) -> None:
         self.slots = slots
@@ -201,6 +211,11 @@ class Graph:
         self._place = np.full(slots.size, -1)  # slot -> its gate slot
         self._form()
         self._attach_parts()
+        for tensor in self.network.inputs:
+            for i, axis in enumerate(tensor.axes):
+                for g in np.unique(self._gate[slots.of(axis)]).tolist():
+                    if g >= 0:
+                        self.groups[g].inputs[tensor.name] = i
 
     # -- forming groups ----------------------------------------------------------------------------------------------
     def _form(self) -> None:
@@ -279,15 +294,29 @@ class Graph:
         self._drop([g for g, group in enumerate(self.groups) if not wanted(group)], "not asked for")
 
     # -- proof -------------------------------------------------------------------------------------------------------
-    def prove(self, close: Callable[[Sequence[Part]], ir.Model]) -> None:
-        """Drops the groups of which a closed slot would not leave.
+    def closed(self, keep: Sequence[Mask]) -> ir.Model:
+        """The graph with zeros for the weights that read closed slots.
 
         Args:
-            close: the graph with weights set to zero: those of the given parts whose entry belongs to slot 0.
+            keep: which slots stay, for each group.
         """
+        closed = self._model.clone()
+        values = closed.graph.initializers
+        for group, mask in zip(self.groups, keep, strict=True):
+            gone = np.append(~mask, False)  # the last one is for entries of no slot
+            for part in group.readers:
+                value = values[part.parameter]
+                assert value.const_value is not None
+                content = np.array(value.const_value.numpy())
+                np.moveaxis(content, part.axis, 0)[gone[part.index]] = 0
+                value.const_value = ir.tensor(content, name=part.parameter)
+        return functions.inline(closed)
+
+    def _prove(self) -> None:
+        """Drops the groups of which a closed slot would not leave."""
         if not self.groups:
             return
-        model = close([part for group in self.groups for part in group.readers])
+        model = self.closed([np.arange(group.n) > 0 for group in self.groups])
         need = Need(Network(model))
         by_name = {t.name: t for t in need.network.tensors.values()}
         stuck = set()
