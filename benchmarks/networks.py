@@ -5,8 +5,7 @@ decided by Torch-Pruning's dependency groups, not by onnxdam; channels are then 
 through LayerNorm stay whole (narrowing them is not exact). Vision transformers, which Torch-Pruning cannot take apart,
 lose heads and hidden units of their MLPs instead.
 
-Needs the extra `torch` and `pip install --no-deps torchvision timm torch-pruning` (with pillow, pyyaml, safetensors and
-huggingface_hub); what is missing is said and skipped.
+Needs the extras `torch` and `bench`; what is missing is said and skipped.
 """
 
 from __future__ import annotations
