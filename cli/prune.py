@@ -150,7 +150,8 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
         from onnxdam.providers import check_provider
 
         check_provider(given["provider"])
-    interface = bool(given["inputs"] or given["outputs"])
+    applied = _read_plan(given["plan_from"]) if given["plan_from"] else None
+    interface = bool(given["inputs"] or given["outputs"] or (applied is not None and applied.signature is not None))
     if given["feature_names"] and not interface:
         raise click.UsageError("--feature-names go into the manifest, which --inputs or --outputs make")
     if given["output"] and interface:
@@ -170,9 +171,9 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     # a path is read once more, which is cheaper than a copy of what we hold
     subject: Path | ir.Model = model if isinstance(model, Path) else original
     del original
-    if given["plan_from"]:
+    if applied is not None:
         say("applying the plan")
-        plan = _read_plan(given["plan_from"])
+        plan = applied
         slim = None if given["dry_run"] else api.apply(subject, plan, strict=given["strict"])
     else:
         say("looking for what is masked")
@@ -359,7 +360,8 @@ def _print(outcome: _Outcome) -> None:
         ]
         rows = [(name, text(a), text(b), show.change(a, b)) for name, a, b, text in pairs]
         show.table(outcome.source, ("", "before", "after", "change"), rows)
-        if after.parameters == before.parameters and len(after.nodes) == len(before.nodes):
+        same = after.parameters == before.parameters and len(after.nodes) == len(before.nodes)
+        if same and (plan.signature is None or not plan.signature.shrinks):
             show.line("nothing was removed: no masked channel was found that could leave")
     else:
         _print_widths(outcome)

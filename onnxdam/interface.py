@@ -57,11 +57,6 @@ class Interface:
 
     manifest: Manifest
 
-    @property
-    def hides(self) -> bool:
-        """Whether anything is not read any more."""
-        return any(item.left or item.kept for item in self.manifest.inputs)
-
     def expected(self, graph: onnx.GraphProto) -> onnx.GraphProto:
         """Inputs and outputs that the slim model must have, from those of the original."""
         wanted = onnx.GraphProto()

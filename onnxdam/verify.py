@@ -357,7 +357,7 @@ class _Comparison:
             self.cases.append(case)
             if not case.passed and (self.failing is None or _volume(feed) < _volume(self.failing[0])):
                 self.failing = (feed, level)  # the smallest: every intermediate result of it will be looked at
-            if self.interface is not None and self.interface.hides:
+            if self.interface is not None and self.interface.manifest.shrinks:
                 self.cases.append(self._unread(self.interface, sizes, kind, level, feed, number))
 
     def _taken(self, feed: feeds.Feed) -> feeds.Feed:

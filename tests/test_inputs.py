@@ -354,7 +354,7 @@ def test_inputs_that_cannot_shrink_are_an_error_that_says_who_reads_them(
     text: str, arrays: dict[str, Array], why: str
 ) -> None:
     for verb in (onnxdam.plan, onnxdam.slim):
-        with pytest.raises(InputError, match=f"no input can shrink: 'x'.*{why}"):
+        with pytest.raises(InputError, match=f"no input can shrink: .x..*{why}"):
             verb(model(text, **arrays), inputs=True)
 
 

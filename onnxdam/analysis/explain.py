@@ -13,6 +13,15 @@ from onnxdam.analysis.tensor import Axis, Mask, Tensor
 from onnxdam.plan import Refusal
 from onnxdam.rules.base import Op
 
+#: reasons that pass on what another one asks for
+GOING_ALONG = {
+    "corresponds",
+    "selected",
+    "the tensor runs",
+    "a slot of the merged axis needs it",
+    "the merged axis is a product",
+}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -92,6 +101,11 @@ class Reasons:
                 axis = max(tensor.axes, key=lambda a: a.n)
                 yield from self.chain(axis, int(self.need.kept(axis).argmax()))
                 return
+
+    def asks(self, axis: Axis, slot: int) -> Step | None:
+        """The first step of the chain that is more than slots going along with others; None: nothing keeps the slot."""
+        steps = list(self.chain(axis, slot))
+        return next((step for step in steps if step.reason not in GOING_ALONG), steps[0] if steps else None)
 
     def _cause(self, event: Event, slot: int, before: int) -> int | None:
         assert event.source is not None

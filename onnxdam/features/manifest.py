@@ -179,6 +179,11 @@ class Manifest:
             twice = [name for k, name in enumerate(names) if name in names[:k]]
             _require(not twice, f"{kind} {twice[0]!r} is listed twice" if twice else "")
 
+    @property
+    def shrinks(self) -> bool:
+        """Whether any feature of any input is not read."""
+        return any(item.left or item.kept for item in self.inputs)
+
     def input(self, name: str | None = None) -> InputFeatures:
         """One input; without a name, the only one.
 

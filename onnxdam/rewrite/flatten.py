@@ -9,7 +9,7 @@ nothing is left of them but an order; parameters of elementwise operators are sp
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,6 +88,7 @@ class _Front:
     exits: list[_Exit] = field(default_factory=list)
     shapes: list[Op] = field(default_factory=list)
     blocker: Op | None = None  # who reads it in another way
+    complete: bool = False
 
     def __post_init__(self) -> None:
         numbers: dict[Size, int] = {}
@@ -101,15 +102,16 @@ class _Front:
             self.sizes[self.last :],
         )
 
-    def search(self) -> bool:
-        """Finds the exits; whether everything that reads the input goes through one."""
+    def search(self) -> None:
+        """Finds the exits, and whether everything that reads the input goes through one."""
         index = np.arange(math.prod(self.sizes)).reshape(self.sizes)
-        return self._follow(self.x, index, ()) and bool(self.exits)
+        self.complete = self._follow(self.x, index, ()) and bool(self.exits)
 
     def _follow(self, t: Tensor, index: Array, path: tuple[_Hop, ...]) -> bool:
         if t.name in self.protect or t.value is None or t.value.is_graph_output():
             return False
-        return all(self._read(op, place, index, path) for op, place in t.readers)
+        good = [self._read(op, place, index, path) for op, place in t.readers]  # all of them: who flattens it matters
+        return all(good)
 
     def _read(self, op: Op, place: int, index: Array, path: tuple[_Hop, ...]) -> bool:
         if op.rule.shape_only and op.scope == "" and self._tells(op):
@@ -212,33 +214,36 @@ class _Front:
         return slots.reshape([-1, *self.inner]) if fixed else None
 
 
-def _front(x: Tensor, protect: Collection[str]) -> tuple[_Front | None, Op | None]:
-    """How an input can be declared with merged axes; else who reads it in another way."""
-    blocker: Op | None = None
+def _fronts(x: Tensor, protect: Collection[str]) -> Iterator[_Front]:
+    """The ways in which axes of an input could be merged, the best first; each was searched for exits."""
     if x.opaque or x.value is None or x.value.shape is None or math.prod(a.n for a in x.axes) > LARGEST:
-        return None, None
+        return
     runs = [(i, j) for i in range(x.rank) for j in range(x.rank, i + 1, -1)]
     for loose in (False, True):
         for first, last in sorted(runs, key=lambda run: run[0] - run[1]):
             fixed = all(isinstance(n, int) for n in x.shape[first:last])
-            if not fixed or sum(a.n > 1 for a in x.axes[first:last]) < 2:
-                continue
-            front = _Front(x, first, last, loose, protect)
-            if front.search():
-                return front, None
-            blocker = blocker or front.blocker
-    return None, blocker
+            if fixed and sum(a.n > 1 for a in x.axes[first:last]) > 1:
+                front = _Front(x, first, last, loose, protect)
+                front.search()
+                yield front
+
+
+def _front(x: Tensor, protect: Collection[str]) -> _Front | None:
+    """How an input can be declared with merged axes; None: something reads it in another way."""
+    return next((front for front in _fronts(x, protect) if front.complete), None)
 
 
 def candidates(network: Network, protect: Collection[str]) -> list[str]:
     """Inputs whose elements are read one by one."""
-    return [x.name for x in network.inputs if _front(x, protect)[0] is not None]
+    return [x.name for x in network.inputs if _front(x, protect) is not None]
 
 
-def blockers(network: Network) -> dict[str, Op]:
-    """Inputs of several axes that are not, and a node that reads them in another way."""
-    found = {x.name: _front(x, ())[1] for x in network.inputs}
-    return {name: op for name, op in found.items() if op is not None}
+def blockers(network: Network) -> Iterator[tuple[str, Op]]:
+    """Inputs some readers of which flatten them, and a node because of which they cannot be declared so."""
+    for x in network.inputs:
+        half = next((front for front in _fronts(x, ()) if front.exits and front.blocker is not None), None)
+        if half is not None and half.blocker is not None and _front(x, ()) is None:
+            yield x.name, half.blocker
 
 
 def flattened(model: ir.Model, chosen: Collection[str]) -> Network:
@@ -248,7 +253,7 @@ def flattened(model: ir.Model, chosen: Collection[str]) -> Network:
     edits, flats = [], {}
     for x in network.inputs:
         if x.name in chosen:
-            front, _ = _front(x, ())
+            front = _front(x, ())
             assert front is not None, x.name
             edits.append(_Edit(network, front))
             flats[x.name] = edits[-1].run()

@@ -11,6 +11,7 @@ from onnxdam.analysis.explain import Reasons
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Axis, Tensor
 from onnxdam.plan import Absorbed, Plan
+from onnxdam.rewrite.flatten import blockers
 from onnxdam.rewrite.signature import KEEP_SIGNATURE, describe, remarks
 from onnxdam.rules.base import Blocks, Contract, Op
 
@@ -26,6 +27,11 @@ def record(need: Need, fingerprint: str, options: Mapping[str, Any]) -> Plan:
     if options.get("inputs") or options.get("outputs"):
         signature = describe(need, fingerprint, keep_signature=options.get("inputs") == KEEP_SIGNATURE)
         notes.extend(remarks(need, signature))
+    if options.get("inputs"):
+        notes.extend(
+            f"input {name!r}: {op.kind} {op.name} reads it with its axes apart, so single elements stay"
+            for name, op in blockers(need.network)
+        )
     return Plan(
         fingerprint=fingerprint,
         options=dict(options),

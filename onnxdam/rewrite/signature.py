@@ -131,21 +131,19 @@ def remarks(need: Need, manifest: Manifest) -> Iterator[str]:
 
 def require_change(need: Need, manifest: Manifest) -> None:
     """Raises InputError where no input shrinks, naming what reads them."""
-    if any(item.left or item.kept for item in manifest.inputs) or not all(t in need.alive for t in need.network.inputs):
+    if manifest.shrinks or not all(t in need.alive for t in need.network.inputs):
         return
     reasons = Reasons(need)
-    why = [f"{t.name!r} {_reader(reasons, t)}" for t in need.network.inputs]
+    why = [f"{t.name!r}: {_reader(reasons, t)}" for t in need.network.inputs]
     raise InputError(f"inputs: no input can shrink: {'; '.join(why) or 'there are none'}")
 
 
 def _reader(reasons: Reasons, t: Tensor) -> str:
     """Who asks for the features of an input, for one of them."""
     for axis in [*t.axes[1:], *t.axes[:1]]:
-        if axis.n > 1:
-            asks = [s for s in reasons.chain(axis, 0) if s.reason != "corresponds"]
-            if asks:
-                by = f" ({asks[0].operator} {asks[0].node})" if asks[0].node else ""
-                return f"{asks[0].reason}{by}"
+        step = reasons.asks(axis, 0) if axis.n > 1 else None
+        if step is not None:
+            return step.reason + (f" ({step.operator} {step.node})" if step.node else "")
     return "has no axis of known extent"
 
 
@@ -221,7 +219,7 @@ def compose(first: Manifest, second: Manifest) -> Manifest:
     Raises:
         InputError: the slim model would take inputs that are neither those of the original nor narrowed ones.
     """
-    if second.keep_signature and not first.keep_signature and any(i.left or i.kept for i in first.inputs):
+    if second.keep_signature and not first.keep_signature and first.shrinks:
         return second  # it takes what the model in between took
     inner = {item.name: item for item in second.inputs}
     outer = {item.name: item for item in second.outputs}
