@@ -323,7 +323,12 @@ def _hide(bare: onnx.ModelProto, chosen: Callable[[str], bool]) -> None:
 
 @functools.cache
 def _inferred_directly(kind: str, opset: int) -> bool:
-    """Whether ONNX infers without looking into the function that defines an operator, where it finds faults (1.23)."""
+    """Whether ONNX infers well: not by the function that defines an operator, in which it finds faults (1.23).
+
+    By the letter of opset 8, a Constant holds no integers; every exporter and every runtime knew better.
+    """
+    if kind == "Constant" and opset < 9:
+        return False
     try:
         return bool(onnx.defs.get_schema(kind, opset).has_type_and_shape_inference_function)
     except onnx.defs.SchemaError:

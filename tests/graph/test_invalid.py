@@ -54,6 +54,12 @@ def test_operators_that_onnx_infers_by_their_function() -> None:
     io.load(parsed("g (float[N, 4, 3, 3] x) => (float[N, 4, 3, 3] y) { y = MeanVarianceNormalization(x) }"))
 
 
+@pytest.mark.parametrize("opset", [7, 8, 9, 21])
+def test_integers_in_a_constant(opset: int) -> None:
+    text = "g (float[N, 4] x) => (float[N, 2] y) { c = Constant <value = int64[2] {0, 1}> ()  y = Gather <axis = 1> (x, c) }"
+    io.load(parsed(text, header=f'<ir_version: 8, opset_import: ["" : {opset}]>\n'))
+
+
 @pytest.mark.parametrize(
     "text",
     [
