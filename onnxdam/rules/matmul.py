@@ -260,7 +260,7 @@ class Gemm(Rule):
         c = op.tensor(2)
         if axis != 1 or (c is not None and not c.rank):
             return None
-        return {1: 1 - self._contracted(op)[1]} | ({2: c.rank - 1} if c is not None else {})
+        return {1: 1 - self._contracted(op)[1], 2: c.rank - 1 if c is not None else 0}  # a bias may still be made
 
     def weight_of(self, op: Op, index: int, axis: int) -> tuple[int, int] | None:
         ka, kb = self._contracted(op)

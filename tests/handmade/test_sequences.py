@@ -135,6 +135,14 @@ TRAPS = [
         {"g": (6,), "b": (6,), "W2": (6, 2)}, {"g": s_[[1, 2]], "b": s_[[1, 2]]}, {}, kept=True,
     ),
     Trap(
+        "gate_behind_a_gemm_that_gets_a_bias",
+        "(double[N,4] x) => (double[N,2] y) { a = Gemm(x, W0, c)  b = Gemm(a, W1)  m = Mul(b, gate)  y = Gemm(m, W2) }",
+        {"W0": (4, 6), "c": (6,), "W1": (6, 5), "gate": (5,), "W2": (5, 2)},
+        {"W0": s_[:, [1, 4]], "gate": s_[[0, 3]]},
+        {"W0": (4, 4), "c": (4,), "W1": (4, 3), "W2": (3, 2), "gate": ()},
+        extra=3, no_ops="Mul",
+    ),
+    Trap(
         "rms_norm_axis_shrinks_exactly",
         "(double[N,T,6] x) => (double[N,T,2] y) { a = MatMul(x, W1)  n = RMSNormalization<epsilon=0.001>(a, g)  y = MatMul(n, W2) }",
         {"W1": (6, 8), "g": (8,), "W2": (8, 2)}, {"W1": s_[:, [1, 2]]}, {"W1": (6, 6), "g": (6,), "W2": (6, 2)}, opset=23,
