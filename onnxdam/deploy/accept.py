@@ -7,6 +7,7 @@ The manifest says what to select; nothing else of the model changes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from onnxdam.graph import io
 
 
 def accept_original(model: ir.Model, manifest: Manifest | None) -> tuple[ir.Model, Manifest]:
-    """Gives a pruned model the inputs of its original, in their order.
+    """Gives a pruned model the inputs of its original.
 
     Args:
         model: the pruned model; edited in place.
@@ -36,50 +37,62 @@ def accept_original(model: ir.Model, manifest: Manifest | None) -> tuple[ir.Mode
         raise InputError("accept full: the model has no manifest, so what its original took is not known")
     if manifest.keep_signature:
         return model, manifest
-    graph = model.graph
-    slim = {str(value.name): value for value in graph.inputs}
-    rest = [value for name, value in slim.items() if name not in {item.name for item in manifest.inputs}]
-    wide = [_widened(graph, item, slim.get(item.name)) for item in manifest.inputs]
-    graph.inputs.clear()
-    graph.inputs.extend([*wide, *rest])
+    inputs = model.graph.inputs
+    places = {str(value.name): number for number, value in enumerate(inputs)}
+    for item in manifest.inputs:
+        if item.name not in places:
+            raise UnsupportedError(
+                f"accept full: nothing reads input {item.name!r}, it left, and the manifest does not hold its type; "
+                "prune with `--inputs keep-signature`"
+            )
+        if item.kept or item.merged:
+            inputs[places[item.name]] = _widened(model, item, inputs[places[item.name]])
     made = replace(manifest, model=io.fingerprint(model), keep_signature=True)
     model.metadata_props[METADATA_KEY] = made.to_json()
     return model, made
 
 
-def _widened(graph: ir.Graph, item: InputFeatures, slim: ir.Value | None) -> ir.Value:
-    """The original input; the pruned one becomes what is selected from it."""
-    if slim is None:
-        raise UnsupportedError(
-            f"accept full: nothing reads input {item.name!r}, it left, and the manifest does not hold its type; "
-            "prune with `--inputs keep-signature`"
-        )
-    if not item.kept and not item.merged:
-        return slim
+def _widened(model: ir.Model, item: InputFeatures, slim: ir.Value) -> ir.Value:
+    """The original input; what reads the pruned one reads what is selected from it."""
     if slim.is_graph_output():
         raise UnsupportedError(f"accept full: input {item.name!r} is an output as well, and cannot have two shapes")
-    wide = ir.Value(name=item.name, type=slim.type, shape=ir.Shape(item.shape))
-    slim.name = _unused(graph, f"{item.name}.selected")
-    value = wide
-    nodes: list[ir.Node] = []
+    wide = ir.Value(name=item.name, type=slim.type, shape=_shape(item, slim))
+    graph, names = model.graph, _unused(model.graph, f"{item.name}.selected")
+    value, nodes = wide, []
     for operator, operand, attributes in _steps(item):
-        constant = ir.Value(name=_unused(graph, f"{item.name}.{operator.lower()}{len(nodes)}"))
-        constant.const_value = ir.Tensor(operand, name=constant.name)
-        constant.type, constant.shape = ir.TensorType(ir.DataType.INT64), ir.Shape(operand.shape)
-        graph.register_initializer(constant)
-        node = ir.node(operator, [value, constant], attributes=attributes, name=constant.name)
-        value = node.outputs[0]
-        value.name = _unused(graph, f"{item.name}.selected{len(nodes)}")
+        step = ir.node(operator, [value, _initializer(model, next(names), operand)], attributes=attributes)
+        value = step.outputs[0]
+        value.name = step.name = next(names)
         value.type = slim.type
-        nodes.append(node)
+        nodes.append(step)
+    value.shape = slim.shape
     first = next(iter(graph), None)
     if first is None:
         graph.extend(nodes)
     else:
         graph.insert_before(first, nodes)
-    value.shape = slim.shape
     ir.convenience.replace_all_uses_with(slim, value)
     return wide
+
+
+def _initializer(model: ir.Model, name: str, content: np.ndarray) -> ir.Value:
+    tensor = ir.Tensor(content, name=name)
+    value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(content.shape), const_value=tensor)
+    model.graph.register_initializer(value)
+    if (model.ir_version or 4) < 4:
+        model.graph.inputs.append(value)  # what initializers had to be then
+    return value
+
+
+def _shape(item: InputFeatures, slim: ir.Value) -> ir.Shape:
+    """The original shape; dynamic dimensions as the pruned input writes them (-1 is another spelling of nothing)."""
+    assert slim.shape is not None
+    gone = max(len(item.merged) - 1, 0)
+    dims = []
+    for axis, dim in enumerate(item.shape):
+        now = axis - gone if item.merged and axis > item.merged[-1] else axis
+        dims.append(dim if isinstance(dim, int) else slim.shape[now])
+    return ir.Shape(dims)
 
 
 def _steps(item: InputFeatures) -> Iterator[tuple[str, np.ndarray, dict[str, int]]]:
@@ -103,11 +116,8 @@ def _merged_shape(item: InputFeatures) -> list[int]:
     return [*before, int(item.extent(item.merged[0]) or 0), *after]
 
 
-def _unused(graph: ir.Graph, wanted: str) -> str:
-    """`wanted`, with a number behind it where the graph has such a value."""
+def _unused(graph: ir.Graph, wanted: str) -> Iterator[str]:
+    """`wanted` with numbers behind it; no value of the graph is called that."""
     taken = {value.name for value in (*graph.inputs, *graph.initializers.values())}
     taken |= {output.name for node in graph.all_nodes() for output in node.outputs}
-    name, number = wanted, 1
-    while name in taken:
-        name, number = f"{wanted}.{number}", number + 1
-    return name
+    return (name for number in itertools.count() if (name := f"{wanted}{number}") not in taken)

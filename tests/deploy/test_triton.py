@@ -539,6 +539,21 @@ def test_the_original_inputs_of_a_pruned_model(tmp_path: Path) -> None:
     assert onnxdam.verify(model, done.path / "1" / "model.onnx").passed
 
 
+def test_the_original_inputs_of_an_old_file(tmp_path: Path) -> None:
+    """Before IR version 4 weights are inputs as well; -1 is another way to write a dynamic dimension."""
+    model = parsed(
+        "g (float[N, 4] x, float[4, 2] w) => (float[N, 2] y) { y = MatMul(x, w) }",
+        header='<ir_version: 3, opset_import: ["" : 8]>\n',
+        w=np.float32([[1, 2], [0, 0], [3, 4], [5, 6]]),
+    )
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    slim, _ = onnxdam.slim(model, inputs=True)
+    _, done = deployed(slim, tmp_path, accept="full")
+    report = onnxdam.verify(model, done.path / "1" / "model.onnx")
+    assert report.passed, report.text
+
+
 def test_originals_that_cannot_be_made_again(tmp_path: Path) -> None:
     text = "g (float[N, 3] x) => (float[N, 3] y) { y = Relu(x) }"
     whole = InputFeatures("x", ("N", 3), ("N", 3), {})
