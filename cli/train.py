@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxdam.recipes.training import Progress, Trained
 
 METHODS = ("dam", "diffprune", "hardconcrete", "grouplasso", "slimming", "none")
-KINDS = ("macs", "parameters", "channels")
+KINDS = ("macs", "parameters", "channels", "latency")
 SHARE = click.FloatRange(0, 1, min_open=True)
 
 
@@ -34,6 +34,10 @@ SHARE = click.FloatRange(0, 1, min_open=True)
 @click.option("--target-macs", metavar="SHARE", type=SHARE, help="Multiply-accumulates that stay.")
 @click.option("--target-parameters", metavar="SHARE", type=SHARE, help="Parameters that stay.")
 @click.option("--target-channels", metavar="SHARE", type=SHARE, help="Channels that stay.")
+@click.option("--target-latency", metavar="SHARE", type=SHARE, help="Measured time that stays, batch 1, one thread.")
+@click.option(
+    "--provider", type=click.Choice(["cpu", "cuda", "tensorrt"]), help="Where latency is measured. [default: cpu]"
+)
 @click.option("--lambda", "weight", type=click.FloatRange(min=0), help="A fixed weight of the penalty, no target.")
 @click.option("--epochs", type=click.IntRange(min=1))
 @click.option("--batch", type=click.IntRange(min=1), help="Samples per step.")
@@ -76,6 +80,8 @@ def _check_usage(given: dict[str, Any]) -> None:
     asked += ["--lambda"] if given["weight"] is not None else []
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(asked)}: one of them, please")
+    if given["provider"] and given["target_latency"] is None:
+        raise click.UsageError("--provider says where latency is measured; it belongs to --target-latency")
     if asked and given["method"] == "none":
         raise click.UsageError(f"--method none trains without masks; {asked[0]} belongs to the others")
 
@@ -156,6 +162,8 @@ def _settings(recipe: Recipe[Any], given: dict[str, Any]) -> Settings:
     for kind in KINDS:
         if given[f"target_{kind}"] is not None:
             changes["target"] = {kind: given[f"target_{kind}"]}
+    if given["provider"]:
+        changes["target"] |= {"provider": given["provider"]}
     if given["weight"] is not None:
         changes |= {"weight": given["weight"], "target": None}
     return dataclasses.replace(recipe.settings, **changes)
@@ -224,7 +232,7 @@ def _print_recipes(as_json: bool) -> None:
 def _aim(settings: Settings) -> str:
     if settings.target is None:
         return f"lambda {settings.weight:g}"
-    return ", ".join(f"{100 * share:g} % of {kind}" for kind, share in settings.target.items())
+    return ", ".join(f"{100 * share:g} % of {kind}" for kind, share in settings.target.items() if kind in KINDS)
 
 
 def _asked(settings: Settings) -> dict[str, Any]:
@@ -241,6 +249,8 @@ def _print(trained: Trained[Any], most: int = 12) -> None:
     if trained.gates is not None:
         left = ", ".join(f"{100 * share:.1f} % of {kind}" for kind, share in trained.gates.cost().items())
         show.line(f"left: {left} (asked: {_aim(settings)})")
+        if trained.gates.measured is not None:
+            show.line(f"measured: {show.millis(trained.gates.measured.a)} to {show.millis(trained.gates.measured.b)}")
     show.table(
         "",
         ("", name),

@@ -54,7 +54,8 @@ class Settings:
         batch: samples per step; None: all of them.
         lr: learning rate of the weights.
         method: of `onnxdam.masks.attach`.
-        target: macs, parameters or channels -> the share that is to stay; None: the fixed weight decides.
+        target: macs, parameters, channels or latency -> the share that is to stay (see `attach`); None: the fixed
+            weight decides.
         weight: lambda, where there is no target.
         gate_lr: the gates' learning rate, in multiples of that of the weights.
         decay: weight decay; gates have none.
@@ -67,7 +68,7 @@ class Settings:
     batch: int | None
     lr: float
     method: str = "dam"
-    target: Mapping[str, float] | None = None
+    target: Mapping[str, Any] | None = None
     weight: float = 1.0
     gate_lr: float = 10.0
     decay: float = 0.0

@@ -128,6 +128,7 @@ def test_usage(tmp_path: Path) -> None:
     assert "trains without masks" in usage_error("digits", *out, "--method", "none", "--target-macs", 0.3)
     for bad in (("--target-macs", 0), ("--target-macs", 1.5), ("--lr", 0), ("--epochs", 0), ("--method", "magic")):
         assert str(bad[0]) in usage_error("digits", *out, *bad)
+    assert "it belongs to --target-latency" in usage_error("digits", *out, "--provider", "cpu")
     assert files(tmp_path) == []
 
 
@@ -143,7 +144,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(npz: Path, tmp_path: Path) -> 
     assert "no recipe is called 'lenet'" in told("lenet")
     assert "there are digits, lenet-300-100" in told("lenet")
     text = told("lenet-300-100", "--data", npz, "--target-parameters", 0.0001)
-    assert "parameters cannot be 0.0001 of the whole; between" in text
+    assert "parameters cannot be 0.0001 of the whole; the closest that can be reached is" in text
     assert "no such file" in told("digits", "--data", out / "none.npz")
     (npz.parent / "text.npz").write_text("nothing")
     assert "text.npz: not an .npz" in told("digits", "--data", npz.parent / "text.npz")
@@ -155,6 +156,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(npz: Path, tmp_path: Path) -> 
     np.savez(npz.parent / "evil.npz", x_train=objects, y_train=objects, x_test=objects, y_test=objects)
     assert "pickle" in told("lenet-300-100", "--data", npz.parent / "evil.npz")
     assert "reads no file" in told("linear-dr", "--data", npz)
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        assert "cuda" in told("digits", "--target-latency", 0.5, "--provider", "cuda")
     assert "nothing can be gated" in told("lenet-300-100", "--data", npz, "--method", "slimming")
     if not torch.cuda.is_available():
         assert "there is no CUDA device" in told("digits", "--device", "cuda")
