@@ -18,6 +18,10 @@ from onnxdam.errors import InputError
 from onnxdam.features import Reading
 from onnxdam.features.heatmap import UNREAD, pixels
 from tests.models import normal, parsed, saved
+from tests.property.builder import SIZES, Case
+from tests.property.features import gated, image
+from tests.property.graphs import FAMILIES, case_of_seed
+from tests.property.oracle import evaluate, relative_error
 
 
 def ranked(text: str, **weights: Any) -> Reading:
@@ -217,6 +221,36 @@ def test_random_moves_against_the_function(seed: int) -> None:
     np.testing.assert_allclose(r.norm, norms(matrix), rtol=1e-6)
     assert ((r.norm > 0) == r.read).all()
     assert (r.kept >= r.read).all()
+
+
+def drawn(seed: int) -> Case:
+    """A graph with gated inputs, or one that flattens them."""
+    if seed % 2:
+        return image(seed)
+    return gated(case_of_seed(seed, FAMILIES[seed // 2 % len(FAMILIES)]), np.random.default_rng(seed))
+
+
+TRAPS = (144, 1485, 1507, 1510, 2257, 2351)  # grouped, joined to itself, pieces of one
+
+
+def test_what_is_not_read_may_be_anything() -> None:
+    """Noise in place of the features that are not read changes nothing, in graphs of all kinds."""
+    seen = 0
+    for seed in (*range(60), *TRAPS):
+        case = drawn(seed)
+        found = [r for r in features.rank(case.model, strict=False) if r.axes and not r.read.all()]
+        seen += bool(found)
+        for kind, sizes in enumerate(SIZES if found else ()):
+            feeds, noise = case.feeds(sizes, kind), case.feeds(sizes, kind + 7)
+            other = dict(feeds)
+            for r in found:
+                x = feeds[r.name]
+                assert (r.kept >= r.read).all()
+                read = r.read.reshape(r.sizes).reshape([n if k in r.axes else 1 for k, n in enumerate(x.shape)])
+                other[r.name] = np.where(read, x, noise[r.name])
+            for a, b in zip(evaluate(case.model, feeds), evaluate(case.model, other), strict=True):
+                assert relative_error(a, np.asarray(b)) < 1e-6, f"seed {seed}, {case.description}"
+    assert seen > 30
 
 
 # ------------------------------------------------------------------------------------------------- models made slim

@@ -11,6 +11,7 @@ own (a softmax, a maximum over features): that is a reader without a norm.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from onnxdam.analysis.tensor import Array, Axis, Tensor
 from onnxdam.rules.base import Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
 LARGEST = 1 << 24  # elements of a tensor through which positions are pushed
+WAYS = 64  # of one tensor into one node
 MOST = 4096  # ways through the graph; what lies behind is a reader without a norm
 
 
@@ -40,6 +42,10 @@ class Element:
     def varies_along(self, axis: int) -> frozenset[int]:
         """The original axes whose index depends on the slot of an axis of the tensor."""
         return frozenset(k for k, index in self.coordinates.items() if index.shape[axis] > 1)
+
+    def matters_along(self, axis: int) -> bool:
+        """Whether it is not the same for all slots of an axis of the tensor."""
+        return bool(self.varies_along(axis)) or self.present.shape[axis] > 1
 
     def restricted(self, kept: Mapping[int, Sequence[int] | Array], merged: Sequence[int] = ()) -> Element:
         """After some indices of some axes were taken; `merged` axes became one, and count as the first of them."""
@@ -120,7 +126,7 @@ def _contractions(need: Need, op: Op, t: Tensor, element: Element) -> Iterator[A
     for r in need.relations.get(op, ()):
         if isinstance(r, Contract | Blocks):
             axis = next((i for i, a in enumerate(t.axes) if a.n > 1 and _is_read(op, r.x, a)), None)
-            if axis is not None and element.varies_along(axis):
+            if axis is not None and element.matters_along(axis):
                 yield Arrival(_name(op), element, axis, r)
 
 
@@ -137,7 +143,7 @@ def _is_read(op: Op, contracted: Axis, axis: Axis) -> bool:
 
 def _is_pinned(need: Need, op: Op, t: Tensor, element: Element) -> bool:
     """Whether the node needs all features whatever it writes, as a normalisation does."""
-    varying = {axis.root for i, axis in enumerate(t.axes) if element.varies_along(i)}
+    varying = {axis.root for i, axis in enumerate(t.axes) if element.matters_along(i)}
     pinned = (r.axis for r in need.relations.get(op, ()) if isinstance(r, Pinned))
     needs = any(axis.root in varying and axis.tensor in (t, *op.outs) for axis in pinned)
     return needs and _positions(op, t) is None
@@ -147,39 +153,39 @@ def _onward(need: Need, op: Op, t: Tensor, element: Element) -> Iterator[tuple[T
     relations = need.relations.get(op, ())
     for target in (*op.outs, *(inner for body in op.bodies.values() for inner in body.ins)):
         if target in need.alive and not target.opaque:
-            moved = _moved(relations, t, target, element)
-            if moved is None:
-                moved = _pushed(op, t, target, element)
-            if moved is not None:
-                yield target, moved
+            found = _moved(relations, t, target, element) or _pushed(op, t, target, element)
+            yield from ((target, moved) for moved in found)
 
 
 # ------------------------------------------------------------------------------------------------------ movement
 
 
-def _moved(relations: Sequence[Relation], x: Tensor, y: Tensor, element: Element) -> Element | None:
-    """The elements in y, None where they cannot be told one by one."""
-    places: list[Array] = []
+def _moved(relations: Sequence[Relation], x: Tensor, y: Tensor, element: Element) -> list[Element]:
+    """The elements in y, once for every way into it (Concat may join x to itself); none if they cannot be told."""
+    ways: list[list[Array]] = []
     for i, axis in enumerate(x.axes):
-        if not element.varies_along(i) and element.present.shape[i] == 1:
-            places.append(np.zeros((1,) * y.rank, np.intp))
-            continue
-        slots = _express(relations, axis, y, ())
-        if slots is None:
-            return None
-        places.append(slots)
-    there = np.array(True).reshape((1,) * y.rank)
+        found = _ways(relations, axis, y)
+        if not found and element.matters_along(i):
+            return []
+        ways.append(found or [np.zeros((1,) * y.rank, np.intp)])
+    return [_placed(element, places, y.rank) for places in itertools.islice(itertools.product(*ways), WAYS)]
+
+
+def _placed(element: Element, places: Sequence[Array], rank: int) -> Element:
+    """The elements of a tensor of this rank, each of which stands at these places of another."""
+    there = np.array(True).reshape((1,) * rank)
     for slots in places:
-        there = there & (slots >= 0)
-    coordinates = {k: _take(index, places, y.rank) for k, index in element.coordinates.items()}
-    return Element(coordinates, there & _take(element.present, places, y.rank))
+        if (slots < 0).any():
+            there = there & (slots >= 0)
+    coordinates = {k: _take(index, places, rank) for k, index in element.coordinates.items()}
+    return Element(coordinates, there & _take(element.present, places, rank))
 
 
-def _pushed(op: Op, x: Tensor, y: Tensor, element: Element) -> Element | None:
-    """The elements in y, by pushing positions through a node that does nothing but move; None where it does more."""
+def _pushed(op: Op, x: Tensor, y: Tensor, element: Element) -> list[Element]:
+    """The elements in y, by pushing positions through a node that does nothing but move; none where it does more."""
     index = _positions(op, x) if op.ins[0] is x and y is op.outs[0] else None
     if index is None or list(index.shape) != [axis.n for axis in y.axes]:
-        return None
+        return []
     sizes = [axis.n for axis in x.axes]
 
     def pushed(part: Array) -> Array:
@@ -189,7 +195,7 @@ def _pushed(op: Op, x: Tensor, y: Tensor, element: Element) -> Element | None:
             part = first if (part == first).all() else part
         return part
 
-    return Element({k: pushed(part) for k, part in element.coordinates.items()}, pushed(element.present))
+    return [Element({k: pushed(part) for k, part in element.coordinates.items()}, pushed(element.present))]
 
 
 def _positions(op: Op, x: Tensor) -> Array | None:
@@ -198,33 +204,33 @@ def _positions(op: Op, x: Tensor) -> Array | None:
     return op.rule.moves(op, np.arange(math.prod(sizes)).reshape(sizes)) if math.prod(sizes) <= LARGEST else None
 
 
-def _take(array: Array, places: list[Array], rank: int) -> Array:
+def _take(array: Array, places: Sequence[Array], rank: int) -> Array:
     """array[places], where `array` is as long as the axis or 1; the result has this rank, as small as it can be."""
     single = np.zeros((1,) * rank, np.intp)
     used = [slots if size > 1 else single for size, slots in zip(array.shape, places, strict=True)]
     return np.asarray(array[tuple(used)]) if used else array.reshape((1,) * rank)
 
 
-def _express(relations: Sequence[Relation], axis: Axis, y: Tensor, path: tuple[Axis, ...]) -> Array | None:
-    """The slot of an axis, for every slot of the axes of y; -1 where there is none, None where it does not follow."""
+def _ways(relations: Sequence[Relation], axis: Axis, y: Tensor, path: tuple[Axis, ...] = ()) -> list[Array]:
+    """The slot of an axis, for every slot of the axes of y, -1 where there is none: every answer that follows."""
     for j, own in enumerate(y.axes):
         if own is axis:
-            return np.arange(axis.n).reshape([-1 if k == j else 1 for k in range(y.rank)])
-    if axis.n == 1:
-        return np.zeros((1,) * y.rank, np.intp)
-    path = (*path, axis)
+            return [np.arange(axis.n).reshape([-1 if k == j else 1 for k in range(y.rank)])]
+    found: list[Array] = []
     for r in relations:
-        slots = _across(relations, r, axis, y, path)
-        if slots is not None:
-            return slots
-    return None
+        slots = _across(relations, r, axis, y, (*path, axis))
+        if slots is not None and not any(np.array_equal(slots, other) for other in found):
+            found.append(slots)
+    single = axis.n == 1 and (not path or axis.tensor is None)  # that of another tensor says nothing of y
+    return [np.zeros((1,) * y.rank, np.intp)] if single and not found else found
 
 
 def _across(relations: Sequence[Relation], r: Relation, axis: Axis, y: Tensor, path: tuple[Axis, ...]) -> Array | None:
     """The slot of an axis by way of one relation that speaks of it."""
 
     def known(other: Axis) -> Array | None:
-        return None if any(other is a for a in path) else _express(relations, other, y, path)
+        ways = [] if any(other is a for a in path) else _ways(relations, other, y, path)
+        return ways[0] if ways else None
 
     if isinstance(r, Same):
         for here, there, to, by in ((r.a, r.b, r.a_index, r.b_index), (r.b, r.a, r.b_index, r.a_index)):
@@ -275,13 +281,12 @@ def strength(need: Need, r: Contract | Blocks) -> Array | None:
         weight = weight.astype(np.float32)  # bfloat16 and the like
     if r.weight_zero is not None:
         weight = weight.astype(np.float64) - r.weight_zero
-    along = r.axis if isinstance(r, Contract) else 1
-    for k, axis in enumerate(r.weight.axes):
-        if axis.n > 1 and k != along and not need.kept(axis).all() and not (k == 0 and isinstance(r, Blocks)):
-            weight = np.compress(need.kept(axis), weight, k)
     if isinstance(r, Contract):
-        rows = np.moveaxis(weight, along, 0).reshape(weight.shape[along], -1)
+        count = {k: need.kept(axis) for k, axis in enumerate(r.weight.axes) if axis.n > 1 and k != r.axis}
+        for k, mask in (count | dict(r.summed)).items():
+            weight = weight if mask.all() else np.compress(mask, weight, k)
+        rows = np.moveaxis(weight, r.axis, 0).reshape(weight.shape[r.axis], -1)
         return np.einsum("ij,ij->i", rows, rows, dtype=np.float64, casting="unsafe")
-    kept = need.kept(r.out).reshape(r.blocks, -1, 1) if r.out.n > 1 else np.ones((r.blocks, 1, 1), bool)
-    each = np.square(weight.astype(np.float64)).reshape(*weight.shape[:2], -1).sum(2)
-    return np.asarray((each.reshape(r.blocks, -1, weight.shape[1]) * kept).sum(1).reshape(-1))
+    kept = need.kept(r.out) if r.out.n > 1 else np.ones(1, bool)
+    each = np.square(weight.astype(np.float64)).reshape(*weight.shape[:2], -1).sum(2) * kept[:, None]
+    return np.asarray(each.reshape(r.blocks, -1, weight.shape[1]).sum(1).reshape(-1))
