@@ -72,6 +72,7 @@ class Options:
     feature_names: Sequence[str] | Mapping[str, Sequence[str]] = ()
 
 
+@collector.paused()
 def plan(model: Model, **options: object) -> Plan:
     """Decides which slots stay; changes nothing.
 
@@ -89,6 +90,7 @@ def plan(model: Model, **options: object) -> Plan:
     return made
 
 
+@collector.paused()
 def apply(model: M, plan: Plan, *, strict: bool = True) -> M:
     """Executes a plan.
 
@@ -112,6 +114,7 @@ def apply(model: M, plan: Plan, *, strict: bool = True) -> M:
     return _rewrite(model, source, need, again)
 
 
+@collector.paused()
 def slim(model: M, **options: object) -> tuple[M, Plan]:
     """Plans and applies in one go.
 
@@ -125,6 +128,7 @@ def slim(model: M, **options: object) -> tuple[M, Plan]:
     return _rewrite(model, source, need, made), made
 
 
+@collector.paused()
 def explain(model: Model, where: str, **options: object) -> list[Step]:
     """The chain of reasons that keeps a slot, from the slot to an output or an operator that pins it.
 

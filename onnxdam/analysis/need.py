@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -22,8 +22,7 @@ from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor, any_along,
 from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Packed, Pinned, Product, Relation, Same
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """Slots of an axis that became kept, and why.
 
     Attributes:
@@ -43,14 +42,13 @@ class Event:
     back: Callable[[int], Array] | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Constraint:
     """A relation at work: fires again whenever an axis it watches grows."""
 
     op: Op
     relation: Relation
     queued: bool = False
-    state: dict[str, Any] = field(default_factory=dict)
 
 
 class Need:
@@ -118,12 +116,14 @@ class Need:
         for op in self.network.active():
             found = [] if op in claimed else list(op.rule.relations(op))
             self.relations[op] = found
+            self._constraints[op] = constraints = []
             for r in found:
-                if isinstance(r, Same) and r.a_index is None and r.b_index is None:
+                if _is_identity(r):
                     r.a.unify(r.b)
-        for op, found in self.relations.items():
-            self._constraints[op] = [Constraint(op, r) for r in found if not _is_identity(r)]
-            for constraint in self._constraints[op]:
+                else:
+                    constraints.append(Constraint(op, r))
+        for constraints in self._constraints.values():
+            for constraint in constraints:
                 for axis in _watched(constraint.relation):
                     self._watch.setdefault(axis.root, []).append(constraint)
                 if isinstance(constraint.relation, Same):
@@ -165,9 +165,8 @@ class Need:
     # -- growing ---------------------------------------------------------------------------------------------------
     def keep(self, axis: Axis, slots: Mask, why: Event) -> None:
         """These slots of the axis stay."""
-        root = axis.root
-        mask = self.kept(axis)
-        new = slots & ~mask
+        root, mask = axis.root, self.kept(axis)
+        new = slots > mask
         if not new.any():
             return
         mask |= new
@@ -305,9 +304,13 @@ class Need:
     def _at_least_one(self) -> None:
         readers = [op for op in self.running if op.rule.operands != "pieces"]
         weights = [t for op in readers for t in op.ins if t is not None and t.is_leaf]
+        seen: set[Axis] = set()
         for tensor in [*self.alive, *weights]:
             for axis in tensor.axes:
-                if axis.n > 1 and not self.kept(axis).any():
+                if axis.n <= 1 or axis.root in seen:
+                    continue
+                seen.add(axis.root)
+                if not self.kept(axis).any():
                     first = int((self._cost(axis) + 3 * self._strays(axis)).argmin())
                     self._keep_one(axis, first, "a tensor that runs keeps one slot on every axis", tensor.maker)
                     self._drain()  # it may serve others too
@@ -604,7 +607,7 @@ def constant_columns(tensor: Tensor) -> dict[int, Const]:
     return {whole[-1]: found[whole[-1]]} if whole else found
 
 
-def _is_identity(r: Relation) -> bool:
+def _is_identity(r: Relation) -> TypeGuard[Same]:
     return isinstance(r, Same) and r.a_index is None and r.b_index is None
 
 

@@ -29,7 +29,7 @@ from onnxdam import collector
 from onnxdam.errors import InputError, OnnxDamError
 from onnxdam.graph.identity import fingerprint
 from onnxdam.graph.traverse import graphs, is_external, tensors
-from onnxdam.graph.wire import take_weights
+from onnxdam.graph.wire import hollow, put_weights, take_weights
 
 __all__ = [
     "AnyModel",
@@ -554,9 +554,12 @@ def write(model: ir.Model, path: Path) -> None:
         )  # fmt: skip
         proto = onnx.load(path, format="protobuf", load_external_data=False)
         _restore(model, proto)
-    else:
-        proto = to_proto(model)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+        return
+    with hollow(model) as weights:
+        data = to_proto(model).SerializeToString(deterministic=True)
+    with path.open("wb", buffering=2**20) as file:
+        file.writelines(put_weights(data, weights))
 
 
 def _inline(model: ir.Model) -> ir.Model:

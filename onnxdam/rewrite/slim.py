@@ -47,6 +47,7 @@ class Slim:
         self._sliced: dict[tuple[ir.Value | None, tuple[bytes | None, ...]], ir.Value] = {}
         self._computed: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
+        self._narrowed: dict[Tensor, bool] = {}
         self._patched: dict[tuple[ir.Value, tuple[tuple[int, int], ...]], ir.Value] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
         self._slots: dict[object, Array] = {}
@@ -109,9 +110,9 @@ class Slim:
     def _scale(self, op: Op) -> None:
         """Multiplies inputs by the scales of gates that were folded into them, and shifts the bias."""
         for index in range(max(len(op.ins), 3)):
-            content, axes = self._content(op, index)
             scales = self.gates.scales.get((op, index), ())
-            if content is None or not scales:
+            content, axes = self._content(op, index) if scales else (None, [])
+            if content is None:
                 continue
             scaled = self._cut(content, axes).astype(np.float64)
             for axis, factors in scales:
@@ -141,7 +142,9 @@ class Slim:
     def narrowed(self, t: Tensor, axis: int | None = None) -> bool:
         """Whether slots of the axis (of any axis) leave."""
         if axis is None:
-            return any(self.narrowed(t, i) for i in range(t.rank))
+            if t not in self._narrowed:
+                self._narrowed[t] = any(self.narrowed(t, i) for i in range(t.rank))
+            return self._narrowed[t]
         return not t.opaque and t.axes[axis].n > 1 and self.count(t, axis) < t.axes[axis].n
 
     def is_empty(self, t: Tensor, axis: int) -> bool:
@@ -253,12 +256,13 @@ class Slim:
         self._slice_weights(op)
 
     def _slice_weights(self, op: Op) -> None:
+        full = self._full.get(op, {})
         for index, tensor in enumerate(op.ins):
-            if index in self._full.get(op, ()) or tensor is None or not tensor.is_leaf:
+            if tensor is None or not tensor.is_leaf or index in full:
                 continue
             if self.narrowed(tensor) or self._is_stale(tensor) or (self.simplify and _is_computed(tensor)):
                 op.node.replace_input_with(index, self._narrow(tensor))
-        for index, (content, axes) in self._full.get(op, {}).items():
+        for index, (content, axes) in full.items():
             old = op.tensor(index)
             name = (old.value.name if old is not None and old.value is not None else None) or f"{op.y.name}.{index}"
             self._put(op, index, self.initializer(name, self._cut(content, axes)))

@@ -111,3 +111,41 @@ def test_fewer_bytes_than_the_shape_needs_are_refused(tmp_path: Path, dims: list
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(InputError):
         io.load(tmp_path / "m.onnx")
+
+
+def test_what_is_written_is_what_protobuf_writes(tmp_path: Path) -> None:
+    whole = proto(a=large(), small=np.ones(3, np.float32), b=large(np.float16), c=large(np.int64))
+    for tensor in whole.graph.initializer:  # fields in front of and behind the content
+        tensor.doc_string = f"of {tensor.name}"
+        tensor.metadata_props.add(key="k", value="v")
+    model = io.load(whole)
+    io.write(model, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").read_bytes() == whole.SerializeToString(deterministic=True)
+    assert [type(v.const_value) for v in model.graph.initializers.values()] == [ir.Tensor] * 4
+
+
+def test_packed_and_lazy_weights_are_written_as_they_are(tmp_path: Path) -> None:
+    model = io.load(proto(a=large(), b=large()))
+    four = ir.Tensor(large().astype(np.int64).astype(np.uint8) % 16, ir.DataType.UINT4, name="b")
+    graph = model.graph
+    graph.initializers["b"].const_value = four
+    graph.initializers["a"].const_value = ir.LazyTensor(
+        lambda: ir.Tensor(large() + 1), ir.DataType.FLOAT, ir.Shape(large().shape), name="a"
+    )
+    io.write(model, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").read_bytes() == io.to_proto(model).SerializeToString(deterministic=True)
+    assert isinstance(graph.initializers["a"].const_value, ir.LazyTensor)
+
+
+def test_a_model_is_whole_again_where_writing_fails(tmp_path: Path) -> None:
+    model = io.load(proto(a=large()))
+    before = model.graph.initializers["a"].const_value
+
+    def fail() -> None:
+        with wire.hollow(model):
+            assert model.graph.initializers["a"].const_value is not before
+            raise RuntimeError("full")
+
+    with pytest.raises(RuntimeError, match="full"):
+        fail()
+    assert model.graph.initializers["a"].const_value is before
