@@ -561,3 +561,16 @@ def test_models_in_files(tmp_path: Path) -> None:
     assert features.of_model(slim) is not None
     report = onnxdam.verify(tmp_path / "m.onnx", slim)
     assert report.passed, report.text
+
+
+def test_nodes_that_nobody_reads_go_with_the_inputs_that_they_read() -> None:
+    original = model(
+        "(float[N,6] x, float z, float[N,2] u) => (float[N,2] y)"
+        " { y = MatMul(x, w) i = MatMul(x, w) j = Neg(z) k = Neg(y) l = Neg(u) }",
+        w=weights(6, 2, dead=[2]),
+    )
+    assert len(onnxdam.slim(original, simplify=False)[0].graph.node) == 5
+    slim, _ = onnxdam.slim(original, inputs=True, simplify=False)
+    assert shapes(slim) == {"x": ("N", 5), "y": ("N", 2)}
+    assert [node.output[0] for node in slim.graph.node] == ["y", "k"]
+    assert onnxdam.verify(original, slim).passed

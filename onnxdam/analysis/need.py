@@ -75,7 +75,7 @@ class Need:
     ) -> None:
         self.network = network
         self.align = align
-        self._inputs, self._outputs = inputs, outputs
+        self.inputs, self.outputs = inputs, outputs
         self.events: list[tuple[Axis, Event]] = []  # root, event
         self.aligned: list[tuple[Axis, Mask]] = []
         self.alive: dict[Tensor, None] = {}  # dicts: the order decides ties, and must not change from run to run
@@ -149,10 +149,10 @@ class Need:
         for tensor in self.network.tensors.values():
             if tensor.name in protect:
                 self._keep_all(tensor, "protected")
-        for tensor in () if self._inputs else self.network.inputs:
+        for tensor in () if self.inputs else self.network.inputs:
             self._keep_all(tensor, "a graph input")
         for tensor in self.network.outputs:
-            self._keep_all(tensor, "a graph output", constant_columns(tensor) if self._outputs else {})
+            self._keep_all(tensor, "a graph output", constant_columns(tensor) if self.outputs else {})
             self.revive(tensor)
 
     def _keep_all(self, tensor: Tensor, reason: str, besides: Mapping[int, Const] | None = None) -> None:
@@ -421,7 +421,7 @@ class Need:
     def _align(self) -> None:
         if self.align <= 1:
             return
-        fed = {axis.root for tensor in self.network.inputs if self._inputs for axis in tensor.axes}
+        fed = {axis.root for tensor in self.network.inputs if self.inputs for axis in tensor.axes}
         for axis in self._blocked:
             if axis.root in fed:
                 continue  # data that nobody reads is not fed for speed

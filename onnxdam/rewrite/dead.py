@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import onnx_ir as ir
+
+from onnxdam.analysis.tensor import Tensor
+from onnxdam.rules.base import Op
 
 
 def idle_nodes(graph: ir.Graph) -> frozenset[ir.Node]:
     """Nodes that nobody reads."""
     return frozenset(node for node in graph.all_nodes() if not _is_read(node))
+
+
+def unspoilt(idle: frozenset[ir.Node], ops: Iterable[Op], is_spoilt: Callable[[Tensor], bool]) -> frozenset[ir.Node]:
+    """The idle nodes whose operands, and all that those are made of, are still what they were.
+
+    Args:
+        idle: nodes that nobody reads.
+        ops: all nodes that do not run, in order.
+        is_spoilt: whether a tensor is not what it was, though the nodes that make it run.
+    """
+    spoilt: set[Tensor] = set()
+    gone: set[ir.Node] = set()
+    for op in ops if idle else ():
+        operands = [*(t for t in op.ins if t is not None), *(t for body in op.bodies.values() for t in body.outs)]
+        if any(not t.is_leaf and (t in spoilt or is_spoilt(t)) for t in operands):
+            spoilt.update(op.outs)
+            gone.add(op.node)
+    return idle - gone
 
 
 def _is_read(node: ir.Node) -> bool:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Const, Size, Sym, Tensor, product
-from onnxdam.rewrite.dead import idle_nodes, names, remove_dead
+from onnxdam.rewrite.dead import idle_nodes, names, remove_dead, unspoilt
 from onnxdam.rewrite.gates import find_gates
 from onnxdam.rewrite.sizes import Sizes
 from onnxdam.rules.base import Op
@@ -94,9 +94,14 @@ class Slim:
         for op in self.network.ops:
             for tensor in op.outs:
                 self.write_shape(tensor)
-        remove_dead(self.model.graph, spare=self._idle)
+        still = (op for op in self.network.ops if op not in self.need.running)
+        remove_dead(self.model.graph, spare=unspoilt(self._idle, still, self._is_spoilt))
         self._restore_names()
         return self.model
+
+    def _is_spoilt(self, t: Tensor) -> bool:
+        """Whether a tensor is not what it was: narrower, or an input that leaves."""
+        return self.narrowed(t) if t in self.need.alive else self.need.inputs and t in self.network.inputs
 
     def _restore_names(self) -> None:
         """Rewritten weights take the names of the originals that are gone."""
