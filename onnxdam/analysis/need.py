@@ -11,12 +11,13 @@ Every growth is logged with its reason: `explain` reads the log backwards.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import numpy as np
 
+from onnxdam.analysis.asks import absorbable, carries, constant_columns, is_identity, significant, silent, watched
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.tensor import Array, Axis, Const, Mask, Tensor, any_along, nonzero_slots
 from onnxdam.rules.base import Balanced, Blocked, Blocks, Contract, Follows, Op, Packed, Pinned, Product, Relation, Same
@@ -118,13 +119,13 @@ class Need:
             self.relations[op] = found
             self._constraints[op] = constraints = []
             for r in found:
-                if _is_identity(r):
+                if is_identity(r):
                     r.a.unify(r.b)
                 else:
                     constraints.append(Constraint(op, r))
         for constraints in self._constraints.values():
             for constraint in constraints:
-                for axis in _watched(constraint.relation):
+                for axis in watched(constraint.relation):
                     self._watch.setdefault(axis.root, []).append(constraint)
                 if isinstance(constraint.relation, Same):
                     for tensor in (constraint.relation.a.tensor, constraint.relation.b.tensor):
@@ -340,7 +341,7 @@ class Need:
                     assert r.x.tensor is not None
                     if r.absorb == "carrier" and r.x.tensor.any_const:
                         self._carrier(op, r.x, r.x.tensor.const(r.x.index), self._contract_reads(r), 0, r.x.n)
-                    if _carries(r):
+                    if carries(r):
                         self._carrier(op, r.x, r.x.tensor.pattern(r.x.index), self._contract_reads(r), 0, r.x.n)
                 elif (
                     isinstance(r, Blocks) and r.absorb == "carrier" and r.x.tensor is not None and r.x.tensor.any_const
@@ -493,14 +494,14 @@ class Need:
     def _fire_contract(self, c: Constraint) -> None:
         r = c.relation
         assert isinstance(r, Contract)
-        wanted = ~self.kept(r.x) & ~_absorbable(r.x, r.absorb, r.zero)
-        shared = r.x.tensor.pattern(r.x.index) if r.x.tensor is not None and _carries(r) else None
+        wanted = ~self.kept(r.x) & ~absorbable(r.x, r.absorb, r.zero)
+        shared = r.x.tensor.pattern(r.x.index) if r.x.tensor is not None and carries(r) else None
         if shared is not None:
             wanted &= ~shared.mask
         if not wanted.any():
             return
         if not r.weight.is_known:
-            zeros = _silent(r)
+            zeros = silent(r)
             mask = wanted if zeros is None else wanted & ~zeros
         else:
             mask = self._contract_reads(r)(wanted)
@@ -509,7 +510,7 @@ class Need:
         if r.weight.is_known and r.rows != r.axis:
 
             def back(slot: int, r: Contract = r) -> Array:
-                plane = np.moveaxis(_significant(r), (r.rows, r.axis), (0, 1))[:, slot]
+                plane = np.moveaxis(significant(r), (r.rows, r.axis), (0, 1))[:, slot]
                 return np.flatnonzero(plane.reshape(len(plane), -1).any(1))
 
         self.keep(r.x, mask, Event(r.x, mask, c.op, "is read with a weight other than zero", rows, back))
@@ -521,14 +522,14 @@ class Need:
             count = [self.kept(a) if a.n > 1 else None for a in r.weight.axes]
             for axis, mask in r.summed:
                 count[axis] = mask
-            return nonzero_slots(_significant(r), r.axis, slots, count)
+            return nonzero_slots(significant(r), r.axis, slots, count)
 
         return reads
 
     def _fire_blocks(self, c: Constraint) -> None:
         r = c.relation
         assert isinstance(r, Blocks)
-        wanted = ~self.kept(r.x) & ~_absorbable(r.x, r.absorb, r.zero)
+        wanted = ~self.kept(r.x) & ~absorbable(r.x, r.absorb, r.zero)
         if wanted.any():
             mask = self._block_reads(r)(wanted)
             per_x, per_y = r.x.n // r.blocks, r.out.n // r.blocks
@@ -553,7 +554,7 @@ class Need:
             if r.weight is None:
                 mask[np.unique(rows // per_y)] = True
             elif len(rows):
-                used = _significant(r)[rows].reshape(len(rows), per_x, -1).astype(bool).any(2)
+                used = significant(r)[rows].reshape(len(rows), per_x, -1).astype(bool).any(2)
                 np.logical_or.at(mask, rows // per_y, used)
             return mask.reshape(-1) & slots
 
@@ -592,65 +593,3 @@ _FIRE: dict[type, Callable[[Need, Constraint], None]] = {
     Packed: Need._fire_packed,
     Blocked: Need._fire_nothing,
 }
-
-
-def constant_columns(tensor: Tensor) -> dict[int, Const]:
-    """The constant slots of a graph output, by axis; of one that is constant altogether, those of one axis."""
-    if tensor.is_known:
-        return {}
-    found = {
-        axis.index: const
-        for axis in tensor.axes
-        if axis.n > 1 and isinstance(tensor.shape[axis.index], int) and (const := tensor.const(axis.index)) is not None
-    }
-    whole = [axis for axis, const in found.items() if const.mask.all()]
-    return {whole[-1]: found[whole[-1]]} if whole else found
-
-
-def _is_identity(r: Relation) -> TypeGuard[Same]:
-    return isinstance(r, Same) and r.a_index is None and r.b_index is None
-
-
-def _watched(r: Relation) -> Iterator[Axis]:
-    """The axes whose growth can make the relation ask for more."""
-    if isinstance(r, Same):
-        yield from (r.a, r.b)
-    elif isinstance(r, Follows):
-        yield r.a
-    elif isinstance(r, Product):
-        yield from (r.merged, *r.factors)
-    elif isinstance(r, Contract) and r.weight.is_known:
-        yield from (a for i, a in enumerate(r.weight.axes) if i not in (r.axis, *(s for s, _ in r.summed)) and a.n > 1)
-    elif isinstance(r, Blocks):
-        yield r.out
-    elif isinstance(r, Packed):
-        yield r.units
-
-
-def _carries(r: Contract) -> bool:
-    """Whether the weight can be rewritten so that one slot carries others."""
-    return r.absorb is not None and r.weight.is_leaf
-
-
-def _absorbable(x: Axis, absorb: str | None, zero: float) -> Mask:
-    """Slots of x that may leave although they are read: zeros, and other constants where something absorbs them."""
-    const = x.tensor.const(x.index) if x.tensor is not None and x.tensor.any_const else None
-    if const is None:
-        return np.zeros(x.n, bool)
-    return const.mask if absorb else const.mask & (const.value == zero)
-
-
-def _significant(r: Contract | Blocks) -> Array:
-    assert r.weight is not None
-    content = r.weight.content
-    return content if r.weight_zero is None else content != r.weight_zero
-
-
-def _silent(r: Contract) -> Mask | None:
-    """Slots of a weight computed at run time that are constants which count as zero."""
-    if not r.weight.any_const:
-        return None
-    if r.weight_zero is None:
-        return r.weight.zeros(r.axis)
-    const = r.weight.const(r.axis)
-    return None if const is None or r.weight_zero.size != 1 else const.mask & (const.value == r.weight_zero.reshape(()))

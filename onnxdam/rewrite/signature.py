@@ -13,8 +13,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from onnxdam.analysis.asks import constant_columns
 from onnxdam.analysis.explain import Reasons
-from onnxdam.analysis.need import Need, constant_columns
+from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Tensor
 from onnxdam.errors import InputError
 from onnxdam.features.manifest import ANY_RANK, Dim, InputFeatures, Manifest, OutputFeatures, Shape
