@@ -76,12 +76,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--orders", nargs="+", default=[*ORDERS, "hardconcrete"])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     data, start = load_classes(asked.data), time.time()
     print("| order | " + " | ".join(f"{k} of {data.features}" for k in asked.keep) + " |", flush=True)
     print("|---|" + "--:|" * len(asked.keep))
-    for order in (*ORDERS, "hardconcrete"):
+    for order in asked.orders:
         cells = []
         for keep in asked.keep:
             found = [train(data, order, keep, train=asked.train, epochs=asked.epochs, hidden=asked.hidden, seed=seed)

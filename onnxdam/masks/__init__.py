@@ -15,6 +15,7 @@ from onnxdam.masks.dam import DAM
 from onnxdam.masks.export import export
 from onnxdam.masks.gate import Gate, gates_of
 from onnxdam.masks.gates import Gates
+from onnxdam.masks.induced import Induced, induce
 from onnxdam.masks.narrow import narrow, narrow_state, parameter_plan
 from onnxdam.masks.norms import GroupLasso, NetworkSlimming, Owned
 from onnxdam.masks.schedule import Schedule
@@ -27,12 +28,14 @@ __all__ = [
     "Gates",
     "GroupLasso",
     "HardConcrete",
+    "Induced",
     "NetworkSlimming",
     "Owned",
     "Schedule",
     "attach",
     "export",
     "gates_of",
+    "induce",
     "narrow",
     "narrow_state",
     "parameter_plan",

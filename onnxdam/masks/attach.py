@@ -57,11 +57,13 @@ class AttachedGates(Gates):
 
     Attributes:
         skipped: module name -> why its channels have no gate.
+        input_gates: names of the gates on features of the network's inputs.
     """
 
     def __init__(self, model: nn.Module, graph: Graph, gates: Mapping[str, Gate], **options: Any) -> None:
         self._model = [model]  # a list: the network is not part of the gates
         self.skipped = dict(graph.skipped)
+        self.input_gates = tuple(group.name for group in graph.groups if group.inputs)
         self._parts = [
             (part, gate) for group, gate in zip(graph.groups, gates.values(), strict=True) for part in group.readers
         ]
@@ -134,7 +136,7 @@ def attach(
         raise InputError(f"attach: method {method!r} is none of {', '.join(METHODS)}")
     if has_masks(model):
         raise InputError("attach: the network has gates already; detach them first")
-    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    args = tuple_of(example_inputs)
     graph = find_groups(model, args, inputs=inputs)
     chosen = _chooser(graph, include, exclude)
     if method == "slimming":
@@ -157,6 +159,11 @@ def _cost(graph: Graph, target: Mapping[str, Any] | None) -> tuple[Cost, Mapping
     from onnxdam.masks.latency import latency  # wants ONNX Runtime
 
     return latency(graph, target), {"latency": target["latency"]}
+
+
+def tuple_of(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments of a call; a tensor is the only one."""
+    return (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
 
 
 def find_groups(model: nn.Module, args: tuple[Any, ...], *, inputs: bool = False) -> Graph:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
-from onnxdam.masks.attach import baked_copy
+from onnxdam.masks.attach import baked_copy, tuple_of
 from onnxdam.masks.gates import Gates
 
 OPSET = 18
@@ -51,7 +51,7 @@ def export(
     Raises:
         InputError: the network cannot be exported.
     """
-    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    args = tuple_of(example_inputs)
     twin = baked_copy(model)
     write = _by_dynamo if dynamo else _by_torchscript
     try:

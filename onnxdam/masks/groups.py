@@ -22,6 +22,7 @@ from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
 from onnxdam.graph import functions
 from onnxdam.masks.cost import Cost, Width
 from onnxdam.masks.origin import along_parameter, source
+from onnxdam.rewrite.flatten import candidates, flattened
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
 
@@ -188,8 +189,8 @@ class Graph:
     """
 
     def __init__(self, model: ir.Model, parameters: Collection[str], *, inputs: bool = False) -> None:
-        self._model = model
-        self.network = Network(functions.inline(model.clone()))
+        self._model, self._inputs = model, inputs
+        self.network = self._read(functions.inline(model.clone()))
         self.need = Need(self.network)
         self._parameters = set(parameters)
         stuck: set[Axis] = set()
@@ -203,6 +204,12 @@ class Graph:
         self._drop(set(range(len(self.groups))) - read, "no weight reads it")
         self._prove()
 
+    def _read(self, model: ir.Model) -> Network:
+        """Inputs that are flattened before anything reads them count as flat: then every element is a feature."""
+        network = Network(model)
+        flat = candidates(network, frozenset()) if self._inputs else []
+        return flattened(model, flat) if flat else network
+
     def _build(self, slots: Slots) -> None:
         self.slots = slots
         self.groups: list[Group] = []
@@ -211,11 +218,21 @@ class Graph:
         self._place = np.full(slots.size, -1)  # slot -> its gate slot
         self._form()
         self._attach_parts()
-        for tensor in self.network.inputs:
-            for i, axis in enumerate(tensor.axes):
-                for g in np.unique(self._gate[slots.of(axis)]).tolist():
-                    if g >= 0:
-                        self.groups[g].inputs[tensor.name] = i
+        for tensor in self.network.inputs if self._inputs else ():
+            self._mark(tensor)
+
+    def _mark(self, tensor: Tensor) -> None:
+        """Says of a graph input which groups its features are in, or why they are in none."""
+        reasons = []
+        for i, axis in enumerate(tensor.axes):
+            slots = self.slots.of(axis)
+            for g in np.unique(self._gate[slots]).tolist():
+                if g >= 0:
+                    self.groups[g].inputs[tensor.name] = i
+                elif axis.n > 1:
+                    reasons.append(self._why.get(int(self.slots.label[slots[0]]), "no weight reads it"))
+        if reasons and not any(tensor.name in group.inputs for group in self.groups):
+            self.skipped.setdefault(tensor.name, reasons[0])
 
     # -- forming groups ----------------------------------------------------------------------------------------------
     def _form(self) -> None:
@@ -316,8 +333,7 @@ class Graph:
         """Drops the groups of which a closed slot would not leave."""
         if not self.groups:
             return
-        model = self.closed([np.arange(group.n) > 0 for group in self.groups])
-        need = Need(Network(model))
+        need = Need(self._read(self.closed([np.arange(group.n) > 0 for group in self.groups])))
         by_name = {t.name: t for t in need.network.tensors.values()}
         stuck = set()
         for tensor in self.network.tensors.values():

@@ -7,6 +7,7 @@ channels that leave are read by zeros; where constants would have to be folded i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,37 +16,52 @@ from torch import Tensor, nn
 
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
+from onnxdam.api import Options, decide
 from onnxdam.errors import InputError, UnsupportedError
+from onnxdam.features import Manifest, select
 from onnxdam.graph import functions, io
-from onnxdam.masks.attach import baked_copy, export_in_memory
+from onnxdam.masks.attach import baked_copy, export_in_memory, tuple_of
 from onnxdam.masks.origin import along_parameter, source
 from onnxdam.plan import Plan
-from onnxdam.rewrite.record import record
 
 Kept = Mapping[int, tuple[int, ...]]  # axis -> entries that stay
 
 
-def parameter_plan(model: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Plan:
+def parameter_plan(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, inputs: bool = False) -> Plan:
     """The plan of a network with hardened gates (or zeros in its weights), by the names of its state_dict.
 
     Args:
         model: the network, with or without its gates; not changed.
         example_inputs: what it can be called with.
+        inputs: features of the inputs that nobody reads leave, too. `plan.signature` is then the manifest of what
+            stays, and `onnxdam.features.select(x, plan.signature)` the data that the slim network takes.
 
     Raises:
         InputError: the network cannot be exported.
     """
-    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    args = tuple_of(example_inputs)
     twin = baked_copy(model)
     exported = export_in_memory(twin, args)
-    network = Network(functions.inline(exported.clone()))
-    need = Need(network)
-    whole = record(need, io.fingerprint(exported), {})
+    working = functions.inline(exported.clone())
+    need, whole = decide(working, Options(align="none", inputs=inputs), io.fingerprint(exported))
+    network = need.network
     state = twin.state_dict(keep_vars=True)
     kept = _kept_entries(network, need, {name: tuple(value.shape) for name, value in state.items()})
     for name, value in state.items():  # of a weight that layers share, the graph knows one name
         kept |= {other: kept[name] for other, same in state.items() if same is value and name in kept}
-    return Plan(whole.fingerprint, {}, kept, whole.constant, whole.absorbed)
+    signature = None if whole.signature is None else _any_batch(whole.signature, args)
+    options = {"inputs": True} if inputs else {}
+    return Plan(whole.fingerprint, options, kept, whole.constant, whole.absorbed, signature=signature)
+
+
+def _any_batch(signature: Manifest, args: tuple[Any, ...]) -> Manifest:
+    """The network was exported for one sample, or as many as there are in the example: any number will do."""
+    free = [replace(item, shape=_free(item.shape), slim_shape=_free(item.slim_shape)) for item in signature.inputs]
+    return replace(signature, inputs=tuple(free))
+
+
+def _free(shape: Any) -> Any:
+    return (None, *shape[1:]) if shape else shape
 
 
 def narrow(model: nn.Module, plan: Plan, example_inputs: Tensor | Sequence[Any] | None = None) -> nn.Module:
@@ -71,9 +87,23 @@ def narrow(model: nn.Module, plan: Plan, example_inputs: Tensor | Sequence[Any] 
         if found:
             _resize(module, {name: state[full] for name, full in names.items() if full in state}, found, path)
     if example_inputs is not None:
-        args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-        _check(baked_copy(model), slim, args)
+        args = tuple_of(example_inputs)
+        _check(baked_copy(model), slim, args, narrow_args(args, plan))
     return slim
+
+
+def narrow_args(args: tuple[Any, ...], plan: Plan) -> tuple[Any, ...]:
+    """What the slim network takes, from what the network took; inputs that nobody reads stay as they are.
+
+    Raises:
+        InputError: the data do not fit.
+    """
+    if plan.signature is None:
+        return args
+    items = plan.signature.inputs
+    if len(items) != len(args):
+        raise InputError(f"narrow: the network has {len(items)} inputs in the plan, and {len(args)} were given")
+    return tuple(a if i.left else select(a, plan.signature, i.name) for a, i in zip(args, items, strict=True))
 
 
 def narrow_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -191,7 +221,7 @@ _FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]],
 
 
 # -- proof -------------------------------------------------------------------------------------------------------------
-def _check(model: nn.Module, slim: nn.Module, args: tuple[Any, ...]) -> None:
+def _check(model: nn.Module, slim: nn.Module, args: tuple[Any, ...], slim_args: tuple[Any, ...]) -> None:
     """The slim network runs and gives the same."""
     inside: list[str] = []
     hooks = []
@@ -200,7 +230,7 @@ def _check(model: nn.Module, slim: nn.Module, args: tuple[Any, ...]) -> None:
         hooks.append(module.register_forward_hook(lambda *_: (inside.pop(), None)[1]))
     try:
         with torch.no_grad():
-            before, after = model(*args), slim(*args)
+            before, after = model(*args), slim(*slim_args)
     except (RuntimeError, ValueError, AssertionError) as error:
         where = inside[-1]
         name = f"{where or 'the network'} ({type(slim.get_submodule(where)).__name__})"
