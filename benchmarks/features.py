@@ -358,14 +358,17 @@ def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def _latency(pairs: list[tuple[Any, Array]], rounds: int) -> tuple[float, list[str]]:
-    """Median seconds of the first, and for the others the median ratio to it with the middle half; taken in turns."""
+    """Median seconds of the first, and for the others the median ratio to it with the middle half; taken in turns.
+
+    Seconds of one thread's processor time: that is the latency of an idle machine, which this need not be.
+    """
     seconds: list[list[float]] = [[] for _ in pairs]
     for k in range(rounds + 5):
         for times, (session, data) in zip(seconds, pairs, strict=True):
-            start = time.perf_counter()
+            start = time.thread_time()
             session.run(None, {"x": data})
             if k >= 5:
-                times.append(time.perf_counter() - start)
+                times.append(time.thread_time() - start)
     first = np.array(seconds[0])
     ratios = []
     for other in seconds[1:]:

@@ -161,14 +161,14 @@ def _same(size: int, dim: Dim) -> bool:
 
 def _take(array: Any, item: InputFeatures) -> Any:
     first = item.merged[0] if item.merged else -1
-    for axis, indices in item.kept.items():
+    for axis, picks in item.picks.items():
         if axis != first:
-            array = _pick(array, axis, indices)
+            array = _pick(array, axis, picks)
     if item.merged:
         sizes, end = array.shape, item.merged[-1] + 1
         array = array.reshape((*sizes[:first], math.prod(sizes[first:end]), *sizes[end:]))
-        if first in item.kept:
-            array = _pick(array, first, item.kept[first])
+        if first in item.picks:
+            array = _pick(array, first, item.picks[first])
     return array
 
 
@@ -211,7 +211,7 @@ def _array(x: Any) -> Any:
     raise InputError(f"{type(x).__name__} is not taken; pass a numpy array, a torch tensor, a DataFrame or a Table")
 
 
-def _pick(array: Any, axis: int, indices: Sequence[int]) -> Any:
+def _pick(array: Any, axis: int, picks: np.ndarray) -> Any:
     if isinstance(array, np.ndarray):
-        return np.take(array, indices, axis)
-    return array.index_select(axis, sys.modules["torch"].tensor(list(indices), device=array.device))
+        return np.take(array, picks, axis)
+    return array.index_select(axis, sys.modules["torch"].from_numpy(picks).to(array.device))

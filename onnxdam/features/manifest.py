@@ -9,7 +9,10 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from onnxdam.errors import InputError
 
@@ -104,6 +107,11 @@ class InputFeatures:
         if self.count is None:
             return None
         return () if self.left else self.kept.get(self.axes[0], tuple(range(self.count)))
+
+    @cached_property
+    def picks(self) -> dict[int, np.ndarray]:
+        """`kept` as arrays, made once: requests are many."""
+        return {axis: np.array(indices, np.intp) for axis, indices in self.kept.items()}
 
     def extent(self, axis: int) -> Dim:
         """The size of an original axis, or of all merged ones together."""
