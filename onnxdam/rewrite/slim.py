@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from onnxdam.analysis.forward import Network
 from onnxdam.analysis.need import Need
-from onnxdam.analysis.tensor import Array, Const, Size, Sym, Tensor, product
+from onnxdam.analysis.tensor import Array, Size, Sym, Tensor
 from onnxdam.rewrite.dead import idle_nodes, names, remove_dead, unspoilt
 from onnxdam.rewrite.gates import find_gates
+from onnxdam.rewrite.kept import Kept
 from onnxdam.rewrite.sizes import Sizes
 from onnxdam.rules.base import Op
 
@@ -27,7 +28,7 @@ LAZY = 1 << 20
 Likes = list[tuple[Tensor, int] | None]
 
 
-class Slim:
+class Slim(Kept):
     """Executes a decision on the model that `network` was made of, in place.
 
     Args:
@@ -37,9 +38,9 @@ class Slim:
     """
 
     def __init__(self, network: Network, need: Need, *, simplify: bool = True) -> None:
+        super().__init__(need)
         self.network = network
         self.simplify = simplify
-        self.need = need
         self.model = network.model
         self.gates = find_gates(need)
         self._full: dict[Op, dict[int, tuple[Array, Likes]]] = {}
@@ -47,10 +48,8 @@ class Slim:
         self._sliced: dict[tuple[ir.Value | None, tuple[bytes | None, ...]], ir.Value] = {}
         self._computed: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         self._stale: dict[Tensor, bool] = {}
-        self._narrowed: dict[Tensor, bool] = {}
         self._patched: dict[tuple[ir.Value, tuple[tuple[int, int], ...]], ir.Value] = {}
         self._names = {v.name for t in network.tensors.values() if (v := t.value) is not None}
-        self._slots: dict[object, Array] = {}
         self.sizes = Sizes(need, self.shape)
         self._wanted: list[tuple[ir.Value, str]] = []  # new initializers, and the names they should have
         self._idle = frozenset() if simplify else idle_nodes(self.model.graph)  # read by nobody from the beginning
@@ -130,83 +129,9 @@ class Slim:
             bias = self.final_known(op, place) if self._content(op, place)[0] is not None else 0.0
             self.set_sliced(op, place, (bias + shift[self.slots(op.y, 1)]).astype(self.full_known(op, 1).dtype))
 
-    # -- what stays --------------------------------------------------------------------------------------------------
-    def slots(self, t: Tensor, axis: int) -> Array:
-        """Indices of the kept slots of an axis, ascending."""
-        a = t.axes[axis]
-        if a.n <= 1:
-            return np.arange(a.n)
-        root = a.root
-        if root not in self._slots:
-            self._slots[root] = np.flatnonzero(self.need.kept(root))
-        return self._slots[root]
-
-    def count(self, t: Tensor, axis: int) -> int:
-        return len(self.slots(t, axis))
-
-    def narrowed(self, t: Tensor, axis: int | None = None) -> bool:
-        """Whether slots of the axis (of any axis) leave."""
-        if axis is None:
-            if t not in self._narrowed:
-                self._narrowed[t] = any(self.narrowed(t, i) for i in range(t.rank))
-            return self._narrowed[t]
-        return not t.opaque and t.axes[axis].n > 1 and self.count(t, axis) < t.axes[axis].n
-
-    def is_empty(self, t: Tensor, axis: int) -> bool:
-        """Whether nothing of the axis stays."""
-        if t.opaque:
-            return False
-        a = t.axes[axis]
-        return not self.need.kept(a).any() if a.n > 1 or self.need.is_watched(a) else False
-
-    def shape(self, t: Tensor) -> tuple[Size, ...]:
-        """The extents that remain."""
-        sizes: list[Size] = []
-        for i, size in enumerate(t.shape):
-            n, k = t.axes[i].n, self.count(t, i)
-            if n <= 1 or k == n:
-                sizes.append(size)
-            elif isinstance(size, Sym):
-                rest = size.divide(n)
-                sizes.append(size if rest is None else product((rest, k)))
-            else:
-                sizes.append(k)
-        return tuple(sizes)
-
     def touched(self, op: Op) -> bool:
         """Whether anything about the node changes."""
         return op in self._filled or any(t is not None and self.narrowed(t) for t in (*op.ins, *op.outs))
-
-    # -- constants ---------------------------------------------------------------------------------------------------
-    def absorbed(self, t: Tensor, axis: int) -> Array | None:
-        """The constants of the slots that leave (0 elsewhere), None where all of them are zero."""
-        const = t.const(axis) if t.any_const else None
-        if const is None or not self.narrowed(t, axis):
-            return None
-        values = np.where(const.mask & ~self.need.kept(t.axes[axis]), const.value, 0).astype(np.float64)
-        return values if values.any() else None
-
-    def shared(self, t: Tensor, axis: int) -> tuple[Array, int, float] | None:
-        """Slots that leave and share a pattern with one that stays: their multiples, that slot, its multiple."""
-        const = t.pattern(axis)
-        if const is None or not self.narrowed(t, axis):
-            return None
-        values = np.where(const.mask & ~self.need.kept(t.axes[axis]), const.value, 0).astype(np.float64)
-        if not values.any() or not (const.mask & self.need.kept(t.axes[axis])).any():
-            return None
-        return values, *self._strongest(t, axis, const, 0, None)
-
-    def carrier(self, t: Tensor, axis: int, low: int = 0, high: int | None = None) -> tuple[int, float]:
-        """The kept constant slot that stands for those that leave: its index in [low, high), and its constant."""
-        const = t.const(axis)
-        assert const is not None
-        return self._strongest(t, axis, const, low, high)
-
-    def _strongest(self, t: Tensor, axis: int, const: Const, low: int, high: int | None) -> tuple[int, float]:
-        strength = np.where(const.mask & self.need.kept(t.axes[axis]), np.abs(const.value.astype(np.float64)), 0)
-        high = len(strength) if high is None else high
-        index = low + int(strength[low:high].argmax())
-        return index, float(const.value[index])
 
     # -- inputs ------------------------------------------------------------------------------------------------------
     def full_known(self, op: Op, index: int) -> Array:
