@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from onnxdam.errors import InputError
 from onnxdam.features import Manifest
 from onnxdam.features.manifest import Shape
 from onnxdam.graph import io
-from onnxdam.inputs import Feed, Input, random_feed
+from onnxdam.inputs import NORMAL, Feed, Input, random_feed
 from onnxdam.providers import Runnable
 
 #: magnitudes of the noise, by turns; one at which the original overflows is replaced by the next
@@ -101,9 +101,23 @@ class Interface:
             mask = mask & part.reshape([1] * axis + sizes + [1] * (len(shape) - run[-1] - 1))
         return mask
 
-    def noisy(self, feed: Feed, described: list[Input], sizes: Mapping[str, int], seed: int, amplitude: float) -> Feed:
-        """The data, with other numbers in every feature that left."""
-        other, noisy = random_feed(described, sizes, "normal", seed), dict(feed)
+    def noisy(
+        self, feed: Feed, described: list[Input], sizes: Mapping[str, int], seed: int, amplitude: float, small: bool
+    ) -> Feed:
+        """The data, with other numbers in every feature that left: floats times `amplitude`, integers in their range.
+
+        Args:
+            feed: what the original takes.
+            described: its inputs.
+            sizes: of the dynamic dimensions.
+            seed: of the noise.
+            amplitude: deviation of the noise.
+            small: integers that index nothing we know of stay in {0, 1}.
+        """
+        nameless = [replace(item, name=str(k)) for k, item in enumerate(described)]  # a mask gets numbers as others do
+        drawn = random_feed(nameless, sizes, NORMAL, seed, small)
+        other = {item.name: drawn[str(k)] for k, item in enumerate(described)}
+        noisy = dict(feed)
         for name, array in feed.items():
             if name not in self or array.dtype.kind not in "fiub":
                 continue

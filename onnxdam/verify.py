@@ -19,6 +19,7 @@ A run that fails, or that could not be made, is never counted as a pass.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ import onnx
 from onnxdam import inputs as feeds
 from onnxdam import tolerance
 from onnxdam.divergence import Divergence, first_divergence
-from onnxdam.errors import UnsupportedError
+from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.features import Manifest
 from onnxdam.graph import io
 from onnxdam.interface import AMPLITUDES, Interface, manifest_of
@@ -160,6 +161,10 @@ def verify(
         UnsupportedError: ONNX Runtime cannot load or run the reference, so nothing can be said.
     """
     check_provider(provider)
+    if rtol is not None and not (math.isfinite(rtol) and rtol >= 0):
+        raise InputError(f"rtol: {rtol} is not a number from 0 on")
+    if seed < 0:
+        raise InputError(f"seed: {seed} is negative")
     say = progress or (lambda text: None)
     first, second = Runnable.of(a, "the reference"), Runnable.of(b, "the checked model")
     say("checking the file")
@@ -248,6 +253,7 @@ class _Comparison:
     cases: list[Case] = field(default_factory=list)
     _opened: dict[str, list[Any]] = field(default_factory=dict)
     unsteady: float = 0.0  # the most that rounding moved the reference where that had to excuse a difference
+    small: bool = False  # the reference takes 0 and 1 only where it takes integers
     failing: tuple[feeds.Feed, str] | None = None  # the first feed that shows a difference, and its level
 
     def run(self, data: Mapping[str, np.ndarray] | str | Path | None) -> Report:
@@ -285,7 +291,7 @@ class _Comparison:
             for small in (False, True):
                 problem = self._refuses(feeds.random_feed(described, sizes, feeds.NORMAL, self.seed, small)) or ""
                 if not problem:
-                    start = sizes
+                    start, self.small = sizes, small
                     break
             if start is not None:
                 break
@@ -367,14 +373,18 @@ class _Comparison:
         self, interface: Interface, sizes: feeds.Sizes, kind: str, level: str, feed: feeds.Feed, number: int
     ) -> Case:
         """The reference against itself, with noise in the features that left."""
-        expected = self.reference.run(self.outputs, feed)
-        first = number % len(AMPLITUDES)
-        for amplitude in (*AMPLITUDES[first:], 1.0):
-            noisy = interface.noisy(feed, self.described, sizes, self.seed + 1000 + number, amplitude)
-            got = self.reference.run(self.outputs, noisy)
+        expected, got = self.reference.run(self.outputs, feed), []
+        case = Case(sizes, f"{kind}, noise", level, 0.0, self.base, True)
+        for amplitude in (*AMPLITUDES[number % len(AMPLITUDES) :], 1.0):
+            noisy = interface.noisy(feed, self.described, sizes, self.seed + 1000 + number, amplitude, self.small)
+            try:
+                got = self.reference.run(self.outputs, noisy)
+            except Exception as error:
+                why = f"noise in what left stops the reference: {reason(error)}"
+                return replace(case, error=float("inf"), passed=False, note=why)
             if all(map(_finite, got)):
                 break
-        return self._compared(Case(sizes, f"{kind}, noise", level, 0.0, self.base, True), feed, expected, got)
+        return self._compared(case, feed, expected, got)
 
     def _case(
         self, candidate: Any, sizes: feeds.Sizes, kind: str, level: str, feed: feeds.Feed, taken: set[str]
