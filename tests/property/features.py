@@ -122,12 +122,11 @@ def _walk(graph: onnx.GraphProto, rng: np.random.Generator, name: str, shape: li
         elif kind in ("Relu", "Tanh"):
             add(str(kind))
     if rng.random() < 0.3:  # the batch is asked for at run time
-        graph.node.append(helper.make_node("Shape", [name], [f"{name}_shape"]))
-        graph.node.append(helper.make_node("Gather", [f"{name}_shape", constant(np.array([0]))], [f"{name}_n"]))
-        graph.node.append(
-            helper.make_node("Concat", [f"{name}_n", constant(np.array([-1]))], [f"{name}_sizes"], axis=0)
-        )
-        add("Reshape", f"{name}_sizes")
+        extents, first, sizes = (f"{part}{len(graph.node)}" for part in ("extents", "first", "sizes"))
+        graph.node.append(helper.make_node("Shape", [name], [extents]))
+        graph.node.append(helper.make_node("Gather", [extents, constant(np.array([0]))], [first]))
+        graph.node.append(helper.make_node("Concat", [first, constant(np.array([-1]))], [sizes], axis=0))
+        add("Reshape", sizes)
     else:
         add("Flatten")
     return name, int(np.prod(shape[1:]))
