@@ -121,7 +121,8 @@ def _quiet(threads: int) -> None:
     """Sets the threads of torch, and keeps what it says about its own code to itself."""
     import torch
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    for category in (FutureWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category)
     if threads:
         torch.set_num_threads(threads)
 
@@ -197,7 +198,7 @@ def _bar(recipe: Recipe[Any]) -> Iterator[tuple[Callable[[str], None], Callable[
         def progress(p: Progress) -> None:
             text = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.4g}"
             if p.last is not None:
-                text += f"  {recipe.metric_kind.name} {p.last.valid:.4g} (validation)"
+                text += f"  valid {recipe.metric_kind.name} {p.last.valid:.4g}"
             draw(p.step, p.steps, f"{text}  {_widths(p.kept)}")
 
         yield lambda text: draw(0, None, text), progress

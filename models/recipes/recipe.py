@@ -175,13 +175,21 @@ class Recipe(ABC, Generic[Data]):
         return 1.0
 
     def batches(self, data: Data, batch: int | None) -> Iterable[Tensor]:
-        """The numbers of the samples of every batch of an epoch, in random order."""
+        """The numbers of the samples of every batch of an epoch, in random order.
+
+        One sample that is left over waits for another epoch: BatchNorm has no variance of it.
+        """
         count = self.samples(data)
-        return (torch.arange(count),) if batch is None else torch.randperm(count).split(batch)
+        if batch is None:
+            return (torch.arange(count),)
+        return torch.randperm(count).split(batch)[: self.steps(data, batch)]
 
     def steps(self, data: Data, batch: int | None) -> int:
         """How many batches an epoch has."""
-        return 1 if batch is None else -(-self.samples(data) // batch)
+        if batch is None:
+            return 1
+        full, rest = divmod(self.samples(data), batch)
+        return max(full + (rest > 1), 1)
 
 
 def on_device(data: Any, device: torch.device) -> Any:

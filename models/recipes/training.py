@@ -165,7 +165,7 @@ class _Run(Generic[Data]):
         torch.manual_seed(settings.seed)
         per_epoch = recipe.steps(data, settings.batch)
         self.steps = settings.epochs * per_epoch
-        self.network = recipe.network(data)
+        self.network = _fitting(recipe, data, self.example)
         schedule = settings.schedule(self.steps)
         gated = settings.method != DENSE
         self.gates: Gates | _NoGates = recipe.gates(self.network, data, settings, schedule) if gated else _NoGates()
@@ -304,6 +304,20 @@ class _Sparingly:
         if self.progress is not None and (now or time.monotonic() - self.last > 0.1):
             self.progress(say())
             self.last = time.monotonic()
+
+
+def _fitting(recipe: Recipe[Data], data: Data, example: tuple[torch.Tensor, ...]) -> nn.Module:
+    """The recipe's network, tried on an example."""
+    try:
+        network = recipe.network(data)
+        with torch.no_grad():
+            network.eval()(*example)
+    except (RuntimeError, ValueError) as error:
+        shapes = " and ".join(str(tuple(x.shape[1:])) for x in example)
+        raise InputError(
+            f"{recipe.name}: its network does not fit samples of shape {shapes} ({' '.join(str(error).split())[:120]})"
+        ) from None
+    return network
 
 
 def _device(name: str) -> torch.device:

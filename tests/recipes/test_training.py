@@ -196,6 +196,21 @@ def test_bad_settings_are_told():
             Settings(**{"epochs": 1, "batch": 1, "lr": 1.0, **bad})
 
 
+def test_networks_that_do_not_fit_the_data_are_told(few, images):
+    with pytest.raises(InputError, match=r"digits: its network does not fit samples of shape \(64,\) \(Expected 3D"):
+        train(DIGITS, few, SHORT)
+
+
+@pytest.mark.parametrize(
+    "batch, sizes", [(None, [100]), (40, [40, 40, 20]), (33, [33, 33, 33]), (99, [99]), (200, [100])]
+)
+def test_batches_hold_every_sample_but_a_single_one(batch, sizes, few):
+    batches = list(TINY.batches(few, batch))
+    assert [len(rows) for rows in batches] == sizes
+    assert len(batches) == TINY.steps(few, batch)
+    assert len(set(torch.cat(batches).tolist())) == sum(sizes)
+
+
 def test_metrics_know_their_direction():
     assert Metric().better(1, 2) and not Metric().better(1, 1)
     assert Metric("accuracy", lower=False).better(2, 1)
