@@ -29,7 +29,7 @@ from onnxdam.graph import functions, io
 from onnxdam.graph.threshold import zero_small
 from onnxdam.plan import Plan
 from onnxdam.rewrite import signature
-from onnxdam.rewrite.flatten import candidates, flattened, scattered
+from onnxdam.rewrite.flatten import flattened, smallest_inputs
 from onnxdam.rewrite.record import record
 from onnxdam.rewrite.slim import Slim
 
@@ -189,13 +189,7 @@ def decide(source: ir.Model, options: Options, fingerprint: str) -> tuple[Need, 
         plain = Need(network, protect=protect, **allowed)  # data is not collected for the sake of widths that run fast
         return aligned if signature.features_read(aligned) == signature.features_read(plain) else plain
 
-    flat = candidates(network, protect) if options.inputs else []
-    while flat:  # as vectors, unless whole rows, columns and channels are all that leaves
-        need = need_of(flattened(source.clone(), flat))
-        if flat == (flat := scattered(need)):
-            break
-    else:
-        need = need_of(network)
+    need = smallest_inputs(network, protect, need_of) if options.inputs else need_of(network)
     made = record(need, fingerprint, asked)
     if made.signature is not None and options.feature_names:
         made = replace(made, signature=signature.named(made.signature, options.feature_names))

@@ -285,6 +285,14 @@ EXAMPLES = [
         {"w": weights(60, 6, dead=range(20, 40))},
     ),
     Example(
+        "rows of an image that is regrouped across rows: only as a vector",
+        "(float[N,4,6] x) => (float[N,2] y) { t = Transpose<perm=[0,2,1]>(x) r = Reshape(t, odd) h = Flatten(r)"
+        " y = MatMul(h, w) }",
+        {"x": ("N", 12)},
+        {"odd": np.array([0, 8, 3]), "w": weights(24, 2, dead=[i for i in range(24) if i % 4 > 1])},
+        operators="MatMul",
+    ),
+    Example(
         "an image that a convolution reads too: only channels may leave",
         "(float[N,3,4,5] x) => (float[N,6] y, float[N,2,4,5] z) { h = Flatten(x) y = MatMul(h, w) z = Conv(x, v) }",
         {"x": ("N", 2, 4, 5)},

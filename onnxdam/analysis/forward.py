@@ -86,6 +86,10 @@ class Network:
         """The tensor of a value."""
         return self.tensors[id(value)]
 
+    def input(self, name: str) -> Tensor:
+        """The graph input of this name."""
+        return next(tensor for tensor in self.inputs if tensor.name == name)
+
     @staticmethod
     def _pin(tensor: Tensor, reason: str) -> None:
         tensor.pinned = tensor.pinned or reason

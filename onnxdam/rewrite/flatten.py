@@ -9,7 +9,7 @@ nothing is left of them but an order; parameters of elementwise operators are sp
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -268,16 +268,36 @@ def flattened(model: ir.Model, chosen: Collection[str]) -> Network:
     return again
 
 
-def scattered(need: Need) -> list[str]:
-    """Inputs that lose elements which are not whole rows, columns or channels: these are worth declaring anew."""
-    found = []
-    for x in need.network.inputs:
-        flat = need.network.flats.get(x.name)
-        if flat is not None and x in need.alive:
-            kept = np.flatnonzero(need.kept(x.axes[flat.axes[0]]))
-            if not flat.is_block(kept):
-                found.append(x.name)
-    return found
+def smallest_inputs(network: Network, protect: Collection[str], need_of: Callable[[Network], Need]) -> Need:
+    """The decision with those inputs as vectors of which more can leave then than whole rows, columns and channels.
+
+    Args:
+        network: the model as it is.
+        protect: tensors that stay as they are.
+        need_of: takes the decision.
+    """
+    names = candidates(network, protect)
+    if not names:
+        return need_of(network)
+    vectors = need_of(flattened(network.model.clone(), names))
+    apart = [name for name in names if _is_scattered(vectors, name)]
+    if apart == names:
+        return vectors
+    images = need_of(flattened(network.model.clone(), apart) if apart else network)
+    fewer = [name for name in names if name in apart or _elements(vectors, name) < _elements(images, name)]
+    return images if fewer == apart else need_of(flattened(network.model.clone(), fewer))
+
+
+def _is_scattered(need: Need, name: str) -> bool:
+    """Whether an input loses elements which are not whole rows, columns or channels."""
+    flat, x = need.network.flats[name], need.network.input(name)
+    return x in need.alive and not flat.is_block(np.flatnonzero(need.kept(x.axes[flat.axes[0]])))
+
+
+def _elements(need: Need, name: str) -> int:
+    """How many elements of an input are read, for one of everything whose extent is not known."""
+    x = need.network.input(name)
+    return math.prod(int(need.kept(axis).sum()) for axis in x.axes if axis.n > 1) if x in need.alive else 0
 
 
 # -- the edit ----------------------------------------------------------------------------------------------------------
