@@ -40,14 +40,14 @@ class Checkpoint:
         with io.staged(self.path) as temporary:
             torch.save({"format": FORMAT, "identity": self.identity, "state": dict(state)}, temporary)
 
-    def read(self, device: torch.device) -> dict[str, Any]:
-        """The state.
+    def read(self) -> dict[str, Any]:
+        """The state, on the CPU.
 
         Raises:
             InputError: the file is no checkpoint, or that of another run.
         """
         try:
-            content = torch.load(self.path, map_location=device, weights_only=True)
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
             assert content["format"] == FORMAT
             found, state = dict(content["identity"]), dict(content["state"])
         except OSError as error:

@@ -138,7 +138,7 @@ def train(
     """
     settings, on = settings or recipe.settings, _device(device)
     store = None if checkpoint is None else Checkpoint(Path(checkpoint), identity(recipe, data, settings))
-    left = store.read(on) if store is not None and resume and store.path.exists() else None
+    left = store.read() if store is not None and resume and store.path.exists() else None
     run = _Run(recipe, data, settings, on)
     if left is not None:
         run.load(left)
@@ -259,9 +259,9 @@ class _Run(Generic[Data]):
         self.step, self.epoch = state["step"], state["epoch"]
         self.history = [Evaluation(*e) for e in state["history"]]
         self.chosen, self.chosen_at = state["chosen"], state["chosen_at"]
-        torch.set_rng_state(state["random"].cpu())
+        torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_device"] is not None:
-            torch.cuda.set_rng_state(state["random_device"].cpu(), self.device)
+            torch.cuda.set_rng_state(state["random_device"], self.device)
 
     # -- the end -------------------------------------------------------------------------------------------------------
     def result(self) -> Trained[Data]:
