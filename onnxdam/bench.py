@@ -8,6 +8,7 @@ interval over rounds and runs, and "no significant difference" when that interva
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from onnxdam import inputs as feeds
 from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.graph import io
+from onnxdam.interface import between
 from onnxdam.providers import Runnable, reason, session
 
 RESAMPLES = 2000
@@ -83,7 +85,7 @@ def bench(
 
     Args:
         a: the first model.
-        b: the second; takes the inputs of the first, or fewer.
+        b: the second; takes the inputs of the first, or fewer, or those features of them that its manifest names.
         provider: "cpu", "cuda" or "tensorrt".
         threads: intra-operator threads; 0 leaves the choice to ONNX Runtime.
         seconds: how long to measure, about.
@@ -95,17 +97,23 @@ def bench(
         InputError: a file cannot be read, the provider is missing, or `sizes` names no dimension of the model.
         UnsupportedError: ONNX Runtime cannot load or run a model.
     """
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InputError(f"seconds: {seconds} is not a positive number")
+    if seed < 0 or threads < 0:
+        raise InputError(f"seed {seed}, threads {threads}: must not be negative")
     say = progress or (lambda text: None)
     say("opening both models")
     models = Runnable.of(a, "the first model"), Runnable.of(b, "the second model")
     described = feeds.describe(models[0].skeleton)
     chosen, feed = _feed(session(models[0], provider=provider, threads=threads), described, sizes or {}, seed)
+    interface, _ = between(*models, a)
+    taken = (feed, feed if interface is None else interface.feed(feed))
     rounds = []
     for number in range(ROUNDS):
         say(f"measuring, round {number + 1} of {ROUNDS}")
         order = (0, 1) if number % 2 == 0 else (1, 0)
         opened = {i: session(models[i], provider=provider, threads=threads) for i in order}
-        runs = [_bound(opened[i], feed, provider, models[i].name) for i in (0, 1)]
+        runs = [_bound(opened[i], taken[i], provider, models[i].name) for i in (0, 1)]
         rounds.append(_interleaved(runs, order, seconds / ROUNDS))
     ratio, low, high = ratio_interval(rounds, seed)
     first, second = (float(np.median(np.concatenate([r[i] for r in rounds]))) for i in (0, 1))

@@ -25,17 +25,31 @@ from onnxdam.providers import Runnable
 AMPLITUDES = (1e6, 1e-4, 1e3, 1.0)
 
 
-def manifest_of(model: Runnable, source: io.AnyModel, *, differs: bool) -> Manifest | None:
-    """The manifest of a model in terms of `source`, None where it has none.
+def between(
+    first: Runnable, second: Runnable, source: io.AnyModel, manifest: Manifest | None = None
+) -> tuple[Interface | None, list[str]]:
+    """What the interfaces of two models have to do with each other, and how they differ beyond that.
 
     Args:
-        model: the slim model.
-        source: what it should have been made from.
-        differs: the two do not have the same inputs and outputs, so that a manifest of other models does not do.
+        first: a model.
+        second: the same, or a slim version of it.
+        source: what `first` was made of, to tell whether a manifest speaks of it.
+        manifest: of `second`; None: the one that it has, if any.
 
     Raises:
-        InputError: it is damaged, or belongs to another model than this, or to one made from another source.
+        InputError: the manifest is damaged, or belongs to another model than these.
     """
+    changed = _differences(first.skeleton.graph, second.skeleton.graph)
+    if manifest is None:
+        manifest = _manifest_of(second, source, differs=bool(changed))
+    if manifest is None:
+        return None, changed
+    interface = Interface(manifest)
+    return interface, _differences(interface.expected(first.skeleton.graph), second.skeleton.graph)
+
+
+def _manifest_of(model: Runnable, source: io.AnyModel, *, differs: bool) -> Manifest | None:
+    """The manifest of a model in terms of `source`, None where it has none."""
     held = model.path is not None and features.manifest_path(model.path).exists()
     if not held and not any(entry.key == features.METADATA_KEY for entry in model.skeleton.metadata_props):
         return None
@@ -142,3 +156,33 @@ def _resized(value: onnx.ValueInfoProto, shape: Shape, merged: tuple[int, ...] =
         if isinstance(size, int) and dim.dim_value != size:
             dim.dim_value = size
     return copy
+
+
+def _differences(a: onnx.GraphProto, b: onnx.GraphProto) -> list[str]:
+    """How the inputs and outputs of b are not those of a; inputs may be missing."""
+    wrong = []
+    if [o.name for o in a.output] != [o.name for o in b.output]:
+        wrong.append(f"outputs: {[o.name for o in a.output]} became {[o.name for o in b.output]}")
+    given = {value.name: value for value in a.input}
+    stored = {tensor.name for tensor in b.initializer}
+    extra = [value.name for value in b.input if value.name not in given and value.name not in stored]
+    if extra:
+        wrong.append(f"inputs: {extra} are new")
+    for kind, pairs in (
+        ("input", [(given[v.name], v) for v in b.input if v.name in given and v.name not in stored]),
+        ("output", [] if wrong else list(zip(a.output, b.output, strict=True))),
+    ):
+        wrong += [
+            f"{kind} {x.name!r}: type {_type_text(x)} became {_type_text(y)}"
+            for x, y in pairs
+            if x.type.SerializeToString(deterministic=True) != y.type.SerializeToString(deterministic=True)
+        ]
+    return wrong
+
+
+def _type_text(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):
+        return str(value.type.WhichOneof("value"))
+    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{', '.join(dims)}]"

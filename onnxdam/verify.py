@@ -34,7 +34,7 @@ from onnxdam.divergence import Divergence, first_divergence
 from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.features import Manifest
 from onnxdam.graph import io
-from onnxdam.interface import AMPLITUDES, Interface, manifest_of
+from onnxdam.interface import AMPLITUDES, Interface, between
 from onnxdam.plan import Plan
 from onnxdam.providers import Runnable, check_provider, reason, session
 from onnxdam.rules.draw import RANDOM
@@ -169,11 +169,7 @@ def verify(
     first, second = Runnable.of(a, "the reference"), Runnable.of(b, "the checked model")
     say("checking the file")
     failures, notes = _check_file(first, second)
-    changed = _check_interface(first.skeleton.graph, second.skeleton.graph)
-    manifest = manifest_of(second, a, differs=bool(changed)) if manifest is None else manifest
-    interface = None if manifest is None else Interface(manifest)
-    if interface is not None:
-        changed = _check_interface(interface.expected(first.skeleton.graph), second.skeleton.graph)
+    interface, changed = between(first, second, a, manifest)
     failures += changed
     if failures:
         return Report(False, failures=tuple(failures), notes=tuple(notes))
@@ -203,35 +199,6 @@ def _full_check(model: Runnable) -> str | None:
     except Exception as error:
         return reason(error)
     return None
-
-
-def _check_interface(a: onnx.GraphProto, b: onnx.GraphProto) -> list[str]:
-    wrong = []
-    if [o.name for o in a.output] != [o.name for o in b.output]:
-        wrong.append(f"outputs: {[o.name for o in a.output]} became {[o.name for o in b.output]}")
-    given = {value.name: value for value in a.input}
-    stored = {tensor.name for tensor in b.initializer}
-    extra = [value.name for value in b.input if value.name not in given and value.name not in stored]
-    if extra:
-        wrong.append(f"inputs: {extra} are new")
-    for kind, pairs in (
-        ("input", [(given[v.name], v) for v in b.input if v.name in given and v.name not in stored]),
-        ("output", [] if wrong else list(zip(a.output, b.output, strict=True))),
-    ):
-        wrong += [
-            f"{kind} {x.name!r}: type {_type_text(x)} became {_type_text(y)}"
-            for x, y in pairs
-            if x.type.SerializeToString(deterministic=True) != y.type.SerializeToString(deterministic=True)
-        ]
-    return wrong
-
-
-def _type_text(value: onnx.ValueInfoProto) -> str:
-    tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type"):
-        return str(value.type.WhichOneof("value"))
-    dims = [d.dim_param or (str(d.dim_value) if d.HasField("dim_value") else "?") for d in tensor.shape.dim]
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}[{', '.join(dims)}]"
 
 
 # ------------------------------------------------------------------------------------------------- the function

@@ -582,3 +582,9 @@ def test_nodes_that_nobody_reads_go_with_the_inputs_that_they_read() -> None:
     assert shapes(slim) == {"x": ("N", 5), "y": ("N", 2)}
     assert [node.output[0] for node in slim.graph.node] == ["y", "k"]
     assert onnxdam.verify(original, slim).passed
+
+
+def test_both_models_are_measured_on_what_they_take() -> None:
+    original = table()
+    slim, _ = onnxdam.slim(original, inputs=True)
+    assert onnxdam.bench(original, slim, seconds=0.2).runs > 0
