@@ -441,18 +441,20 @@ class Need:
     def _fire_same(self, c: Constraint) -> None:
         r = c.relation
         assert isinstance(r, Same)
-        a_index = np.arange(r.a.n) if r.a_index is None else r.a_index
-        b_index = np.arange(r.b.n) if r.b_index is None else r.b_index
-        for source, target, s_index, t_index in ((r.a, r.b, a_index, b_index), (r.b, r.a, b_index, a_index)):
+        ways = ((r.a, r.b, r.a_index, r.b_index), (r.b, r.a, r.b_index, r.a_index))
+        for source, target, s_index, t_index in ways:
             if source.tensor is not None and source.tensor not in self.alive and not source.tensor.is_leaf:
                 continue  # nobody reads it: what its other relations keep of it is no reason
             if r.lazy and target.tensor is not None and target.tensor not in self.alive and not target.tensor.is_leaf:
                 continue
-            mask = np.zeros(target.n, bool)
-            mask[t_index[self.kept(source)[s_index]]] = True
+            mask = self.kept(source) if s_index is None else self.kept(source)[s_index]
+            if t_index is not None:
+                chosen, mask = t_index[mask], np.zeros(target.n, bool)
+                mask[chosen] = True
 
-            def back(slot: int, s: Array = s_index, t: Array = t_index) -> Array:
-                return np.asarray(s[t == slot])
+            def back(slot: int, s: Array | None = s_index, t: Array | None = t_index) -> Array:
+                places = np.array([slot]) if t is None else np.flatnonzero(t == slot)
+                return places if s is None else s[places]
 
             self.keep(target, mask, Event(target, mask, c.op, "corresponds", source, back))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -124,8 +124,7 @@ class Axis:
         return f"{self.tensor.name if self.tensor else 'virtual'}:{self.index}[{self.n}]"
 
 
-@dataclass(frozen=True)
-class Const:
+class Const(NamedTuple):
     """Which slots of an axis are constant, and their values (float64, or int64 for integers)."""
 
     mask: Mask

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import onnx_ir as ir
 
 from onnxdam.analysis.tensor import Tensor
+from onnxdam.graph.traverse import attributes
 from onnxdam.rules.base import Op
 
 
@@ -63,7 +64,7 @@ def remove_dead(graph: ir.Graph, spare: frozenset[ir.Node] = frozenset()) -> Non
 
 def bodies(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs that a node holds."""
-    for attribute in node.attributes.values():
+    for attribute in attributes(node):
         if attribute.type == ir.AttributeType.GRAPH:
             yield attribute.as_graph()
         elif attribute.type == ir.AttributeType.GRAPHS:

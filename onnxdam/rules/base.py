@@ -201,7 +201,7 @@ class Op:
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value, lists as tuples; defaults are single precision, as attributes are."""
-        attribute = self.node.attributes.get(name)
+        attribute = self.node.attributes.data.get(name)
         if attribute is None:
             return float(np.float32(default)) if isinstance(default, float) else default
         value = attribute.value

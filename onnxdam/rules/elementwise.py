@@ -168,6 +168,8 @@ class Elementwise(Rule):
 
     def _constants_along(self, op: Op, y: Tensor, i: int, sources: list[Tensor]) -> None:
         n = y.axes[i].n
+        if not self.absorbing and any(_varies(t, aligned(t, y, i), n) for t in sources):
+            return
         mask: Mask | None = None
         values: list[Array] = []
         zero = np.zeros(n, bool)
@@ -217,6 +219,11 @@ class Elementwise(Rule):
 def _finite(t: Tensor) -> bool:
     """Whether a known operand holds finite numbers only; what is computed at run time is taken to be finite."""
     return not t.is_known or t.content.dtype.kind != "f" or bool(np.isfinite(t.content).all())
+
+
+def _varies(t: Tensor, axis: Axis | None, n: int) -> bool:
+    """Whether no slot of an operand is constant along a result axis of n slots."""
+    return axis is not None and axis.n == n > 1 and t.const(axis.index) is None
 
 
 def operand_const(t: Tensor, axis: Axis | None, n: int) -> tuple[Mask, Array]:
