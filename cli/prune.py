@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -140,7 +141,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
 
     if given["output"] == "-":
         raise click.UsageError("-o needs the name of a file; a model is not written to standard output")
-    if given["plan_to"] and given["report"] and Path(given["plan_to"]).resolve() == Path(given["report"]).resolve():
+    if given["plan_to"] and given["report"] and os.path.realpath(given["plan_to"]) == os.path.realpath(given["report"]):
         raise click.UsageError("--plan and --report name the same file")
     if given["output"]:
         io.check_output(Path(given["output"]), overwrite=given["force"], sources=[] if source == "-" else [source])
@@ -329,14 +330,13 @@ def _read_plan(path: str) -> Plan:
 def _new_file(path: str, force: bool, taken: list[str | None]) -> None:
     """Fails now rather than after minutes of work."""
     from onnxdam.errors import InputError
+    from onnxdam.graph import io
 
     target = Path(path)
-    if any(other and other != "-" and target.resolve() == Path(other).resolve() for other in taken):
+    if any(other and other != "-" and os.path.realpath(target) == os.path.realpath(other) for other in taken):
         raise InputError(f"{path}: is the model itself; choose another name")
-    if target.exists() and not force:
-        raise InputError(f"{path}: exists already; ask for --force to replace it")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"{path}: there is no folder {target.parent}")
+    with io.staged(path, overwrite=force):
+        pass  # a folder that cannot be written says so before anything else is
 
 
 def _write_text(path: str, text: str) -> None:

@@ -13,7 +13,7 @@ from . import exits, options, show
 @options.data
 @options.provider
 @click.option("--rtol", type=click.FloatRange(min=0.0), help="Relative tolerance [default: by the float type].")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random inputs.")
 @options.as_json
 def command(a: str, b: str, data: str | None, provider: str, rtol: float | None, seed: int, as_json: bool) -> int:
     """Check that model B computes what model A computes.

@@ -7,16 +7,12 @@ weights turned into graph inputs, and sizes are compared by us. External data st
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import math
 import os
-import shutil
 import stat
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,8 +22,9 @@ import onnx
 import onnx_ir as ir
 
 from onnxdam import collector
-from onnxdam.errors import InputError, OnnxDamError
+from onnxdam.errors import InputError
 from onnxdam.graph.identity import fingerprint
+from onnxdam.graph.place import check_output, data_file, staged, unwritable
 from onnxdam.graph.traverse import graphs, is_external, tensors
 from onnxdam.graph.wire import hollow, put_weights, take_weights
 
@@ -104,9 +101,11 @@ def read(path: Path) -> bytes:
     """The bytes of a model file.
 
     Raises:
-        InputError: it is missing, a folder, unreadable or empty.
+        InputError: it is missing, not a file, unreadable or empty.
     """
     try:
+        if not path.is_dir() and not path.is_file() and path.exists():
+            raise InputError(f"{path}: is a pipe or a device, not a file")
         data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -476,70 +475,6 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, overwrite: bool = Tru
 def sources(model: ir.Model) -> list[Path]:
     """The files that the weights of a model are still read from."""
     return sorted({Path(t.path) for t in tensors(model) if is_external(t)})
-
-
-@contextlib.contextmanager
-def staged(
-    path: str | os.PathLike[str], *, overwrite: bool = True, sources: Iterable[str | os.PathLike[str]] = ()
-) -> Iterator[Path]:
-    """A path in a temporary folder beside `path`; what is written there moves into place if nothing is raised.
-
-    The data file moves before the model, so that whoever finds the model finds its data.
-
-    Raises:
-        InputError: `path` exists and may not be overwritten, is one of the `sources`, or cannot be written.
-    """
-    target = Path(path)
-    check_output(target, overwrite=overwrite, sources=sources)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".onnxdam-", dir=target.absolute().parent))
-    except OSError as error:
-        raise unwritable(target, error) from None
-    try:
-        yield folder / target.name
-        for staged_file in sorted(folder.iterdir(), key=lambda f: f.name == target.name):
-            os.replace(staged_file, target.absolute().parent / staged_file.name)
-    except OSError as error:
-        if error.filename is not None and folder not in _parents(error):
-            raise  # not ours: something that the caller read failed
-        raise unwritable(target, error) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_output(path: Path, *, overwrite: bool, sources: Iterable[str | os.PathLike[str]]) -> None:
-    """Raises InputError where `staged` would, as far as that can be told without writing."""
-    files = (path, data_file(path))
-    for source in map(Path, sources):
-        if any(file.exists() and source.exists() and file.samefile(source) for file in files):
-            raise InputError(f"{path}: the output would overwrite its own input {source}; choose another name")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; name a file")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is not a regular file")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; ask for --force (overwrite=True) to replace it")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise InputError(f"{path}: cannot be written (Permission denied); nothing was written")
-
-
-def _parents(error: OSError) -> tuple[Path, ...]:
-    path = Path(os.fsdecode(error.filename))
-    return (path.parent, path.parent.parent)
-
-
-def unwritable(path: Path, error: OSError) -> OnnxDamError:
-    """The one-line form of a failed write."""
-    if error.errno == errno.ENOSPC:
-        return InputError(f"{path}: the disk is full; nothing was written")
-    return InputError(f"{path}: cannot be written ({error.strerror or error}); nothing was written")
-
-
-def data_file(path: Path) -> Path:
-    """Where the external data of a model at `path` goes."""
-    return path.with_name(path.name + ".data")
 
 
 @collector.paused()

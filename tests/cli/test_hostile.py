@@ -1,0 +1,97 @@
+"""Names, files and numbers that nobody means well with: one line, exit 2, nothing written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from onnxdam.cli import exits
+from tests.cli.test_commands import files, onnxdam, refused
+from tests.models import mlp, saved
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return saved(mlp(), tmp_path, "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [("wide open/a b.onnx", "wide open/c d.onnx"), ("ünï/模型.onnx", "ünï/出力.onnx"), ("a", "-b")],
+)
+def test_odd_names_are_names(tmp_path: Path, source: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(source).parent.mkdir(exist_ok=True)
+    saved(mlp(), tmp_path, source)
+    run = onnxdam("prune", source, "-o", output, "--plan", f"{output}.json")
+    assert run.returncode == exits.DONE, run
+    assert Path(output).is_file() and Path(f"{output}.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".onnx", "d/" * 3000 + "x.onnx", ".", "/", "..", "m.onnx/x"])
+def test_outputs_that_cannot_be(model: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model.parent)
+    refused("prune", model, "-o", name)
+    refused("prune", model, "--dry-run", "--plan", name)
+    refused("prune", name, "-o", "x.onnx")
+    assert files(model.parent) == ["m.onnx"]
+
+
+def test_links(model: Path, tmp_path: Path) -> None:
+    """A link is there, wherever it leads; whoever replaces it replaces the link."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("missing")
+    for name in ("loop", "nowhere"):
+        assert "exists already" in refused("prune", model, "-o", tmp_path / name)
+        assert "exists already" in refused("prune", model, "--dry-run", "--plan", tmp_path / name)
+    assert "Too many levels" in refused("prune", tmp_path / "loop", "-o", tmp_path / "x.onnx")
+    assert "no such file" in refused("inspect", tmp_path / "nowhere")
+    assert onnxdam("prune", model, "-o", tmp_path / "nowhere", "--force").returncode == exits.DONE
+    assert not (tmp_path / "missing").exists()
+    os.link(model, tmp_path / "hard.onnx")
+    assert "overwrite its own input" in refused("prune", model, "-o", tmp_path / "hard.onnx", "--force")
+
+
+def test_data_of_another_model_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    source = saved(mlp(hidden=900), tmp_path / "in", external=True)
+    (tmp_path / "slim.onnx.data").write_text("precious")
+    message = refused("prune", source, "-o", tmp_path / "slim.onnx")
+    assert "slim.onnx.data: exists already; ask for --force" in message
+    assert files(tmp_path) == ["in", "slim.onnx.data"]
+    assert (tmp_path / "slim.onnx.data").read_text() == "precious"
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there are no devices here")
+def test_files_that_never_end(tmp_path: Path) -> None:
+    for name in ("/dev/zero", "/dev/null"):
+        assert "is a pipe or a device, not a file" in refused("prune", name, "-o", tmp_path / "x.onnx")
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe" in refused("inspect", tmp_path / "pipe")
+    assert files(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("option", ["--plan", "--report"])
+def test_a_report_that_cannot_be_written_is_said_before_the_model_is(model: Path, option: str) -> None:
+    out = model.parent / "slim.onnx"
+    assert "cannot be written" in refused("prune", model, "-o", out, option, "/proc/x.json")
+    assert files(model.parent) == ["m.onnx"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["verify", "--rtol", "nan"],
+        ["verify", "--rtol", "inf"],
+        ["verify", "--seed", "-1"],
+        ["bench", "--seconds", "nan"],
+        ["bench", "--seconds", "inf"],
+    ],
+)
+def test_numbers_that_are_none(model: Path, arguments: list[str]) -> None:
+    command, *options = arguments
+    run = onnxdam(command, model, model, *options)
+    assert run.returncode == exits.BAD_INPUT
+    assert run.stdout == ""
