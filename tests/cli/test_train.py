@@ -206,7 +206,13 @@ def test_an_interruption_leaves_a_checkpoint_to_go_on_from(
     out, checkpoint = tmp_path / "m.onnx", tmp_path / "run.pt"
     command = ["train", "lenet-300-100", "--data", npz, "--epochs", "25", "--batch", "1", "--threads", "1", "-o"]
     command = [str(c) for c in (*command, out, "--checkpoint", checkpoint)]
-    process = subprocess.Popen([sys.executable, "-m", "onnxdam.cli", *command], stderr=subprocess.PIPE, text=True)
+    start = (
+        "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # background jobs of a shell start without
+        "from onnxdam.cli.main import run\n"
+        "run(sys.argv[1:])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", start, *command], stderr=subprocess.PIPE, text=True)
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.3)
