@@ -285,6 +285,26 @@ EXAMPLES = [
         {"w": weights(60, 6, dead=range(20, 40))},
     ),
     Example(
+        "pixels, in an old file",
+        "(float[N,3,4,5] x) => (float[N,6] y) { a = PRelu(x, s) b = Sub(c, a) h = Flatten(b) y = Gemm(h, w, o) }",
+        {"x": ("N", 35)},
+        {
+            "s": weights(3, 1, 1),
+            "c": weights(3, 4, 5),
+            "o": weights(6),
+            "w": weights(60, 6, dead=PIXELS),
+        },
+        opset=8,
+        ir=3,
+        operators="PRelu Sub Gemm",
+    ),
+    Example(
+        "pixels without a batch, the size asked for as an output",
+        "(float[4,5] x) => (float[1,6] y, int64[2] s) { h = Reshape(x, flat) y = MatMul(h, w) s = Shape(x) }",
+        {"x": (12,)},
+        {"flat": np.array([1, 20]), "w": weights(20, 6, dead=[0, 3, 4, 7, 9, 12, 15, 19])},
+    ),
+    Example(
         "rows of an image that is regrouped across rows: only as a vector",
         "(float[N,4,6] x) => (float[N,2] y) { t = Transpose<perm=[0,2,1]>(x) r = Reshape(t, odd) h = Flatten(r)"
         " y = MatMul(h, w) }",

@@ -132,10 +132,11 @@ class _Front:
         return True
 
     def _tells(self, op: Op) -> bool:
-        """Whether what a node says about sizes is known from the axes that stay."""
-        entries = op.y.entries
+        """Whether what a node says about sizes is known from the axes that stay, and can be put together again."""
+        if op.y.entries is None or op.version < 9:  # there is no Where
+            return False
         rest = {*self.x.shape[: self.first], *self.x.shape[self.last :]}
-        return entries is not None and all(e in rest if isinstance(e, Sym) else e is not None for e in entries.flat)
+        return all(e in rest if isinstance(e, Sym) else e is not None for e in op.y.entries.flat)
 
     def _through(self, op: Op, place: int, index: Array) -> _Hop | None:
         """The way through a node, None where it does anything but move or map elements."""
