@@ -430,6 +430,18 @@ def test_an_output_that_is_constant_keeps_one_column() -> None:
     assert onnxdam.verify(embedding(range(5)), slim).passed
 
 
+def test_the_first_axis_of_an_output_stays() -> None:
+    original = model(
+        "(float[2,6] x) => (float[2,4] y) { a = MatMul(x, w) y = Add(a, c) }",
+        w=weights(6, 4, dead=range(6)),
+        c=weights(4),
+    )
+    slim, _ = onnxdam.slim(original, outputs=True)
+    assert shapes(slim) == {"x": (2, 6), "y": (2, 1)}
+    assert shapes(onnxdam.slim(slim, outputs=True)[0]) == {"x": (2, 6), "y": (2, 1)}
+    assert onnxdam.verify(original, slim).passed
+
+
 def test_both_ends() -> None:
     original = model("(float[N,6] x) => (float[N,4] y) { y = MatMul(x, w) }", w=weights(6, 4, dead=[2]))
     original.graph.initializer[0].CopyFrom(

@@ -12,14 +12,14 @@ from onnxdam.rules.base import Blocks, Contract, Follows, Packed, Product, Relat
 
 
 def constant_columns(tensor: Tensor) -> dict[int, Const]:
-    """The constant slots of a graph output, by axis; of one that is constant altogether, those of one axis."""
+    """The constant slots of a graph output, by axis; of one that is constant altogether, those of one axis.
+
+    The first of several axes counts samples, be their number fixed: it has no columns.
+    """
     if tensor.is_known:
         return {}
-    found = {
-        axis.index: const
-        for axis in tensor.axes
-        if axis.n > 1 and isinstance(tensor.shape[axis.index], int) and (const := tensor.const(axis.index)) is not None
-    }
+    fixed = [a for a in tensor.axes[tensor.rank > 1 :] if a.n > 1 and isinstance(tensor.shape[a.index], int)]
+    found = {a.index: const for a in fixed if (const := tensor.const(a.index)) is not None}
     whole = [axis for axis, const in found.items() if const.mask.all()]
     return {whole[-1]: found[whole[-1]]} if whole else found
 
