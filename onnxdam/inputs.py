@@ -7,6 +7,7 @@ Sizes: a dynamic dimension is a name (or nothing), and equal names are equal siz
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ Feed = dict[str, np.ndarray]
 
 # standard normal; uniform in [0, 10), where offsets show; normal of deviation 0.1, where little saturates
 NORMAL, POSITIVE, QUIET = "normal", "positive", "quiet"
+LARGEST = 2**30  # entries of one input; 8 GB of random numbers
 _BATCHES = (1, 2, 3)
 _EXTENTS = (16, 64, 32, 224, 5, 128, 1, 256, 320, 512, 640, 2048)
 
@@ -179,9 +181,16 @@ def random_feed(inputs: list[Input], sizes: Mapping[str, int], kind: str, seed: 
         kind: NORMAL, POSITIVE or QUIET.
         seed: of the generator.
         small: integers that index nothing we know of stay in {0, 1}.
+
+    Raises:
+        InputError: the sizes ask for more data than memory is likely to hold.
     """
     rng = np.random.default_rng(seed)
-    return {item.name: np.asarray(_values(item, shape_of(item, sizes), kind, rng, small)) for item in inputs}
+    shapes = {item.name: shape_of(item, sizes) for item in inputs}
+    for name, shape in shapes.items():
+        if math.prod(shape) > LARGEST:
+            raise InputError(f"input {name!r} of shape {list(shape)} is too large to make up data for")
+    return {item.name: np.asarray(_values(item, shapes[item.name], kind, rng, small)) for item in inputs}
 
 
 def _values(item: Input, shape: tuple[int, ...], kind: str, rng: np.random.Generator, small: bool) -> np.ndarray:

@@ -19,6 +19,8 @@ from onnxdam.deploy.ports import Signature
 from onnxdam.deploy.trial import Refused, Trial
 from onnxdam.errors import UnsupportedError
 
+MOST = 64  # requests that are joined to warm up
+
 
 @dataclass(frozen=True)
 class WarmInput:
@@ -62,12 +64,12 @@ class Sample:
 
 
 def samples(trial: Trial, signature: Signature, batch: int) -> list[Sample]:
-    """Warm-up requests, each run here as the server will run it: one row, and `batch` rows where they may share a run.
+    """Warm-up requests, each run here as the server will run it: one row, and as many as may share a run, up to MOST.
 
     Raises:
         UnsupportedError: the model takes neither zeros nor anything else that was tried.
     """
-    counts = sorted({1, batch}) if batch else [1]
+    counts = sorted({1, min(batch, MOST)}) if batch else [1]
     sizes, small = trial.accepted(batch=1 if batch else None)
     feed = feeds.random_feed(trial.inputs, sizes, feeds.NORMAL, 0, small)
     zeros = {name: _zeros(array) for name, array in feed.items()}

@@ -97,6 +97,18 @@ def test_bad_input_is_one_line(model: Path, tmp_path: Path) -> None:
     assert "exists already; ask for --force" in refused("deploy", model, tmp_path / "r", "--to", "triton")
 
 
+def test_sizes_beyond_memory(model: Path, tmp_path: Path) -> None:
+    """Warm-up joins no more than 64 requests, whatever the largest batch."""
+    for size in (10**11, 10**30):
+        assert "too large to make up data for" in refused(
+            "deploy", model, tmp_path / "r", "--to", "triton", "--max-batch-size", 0, "--size", f"N={size}"
+        )
+    assert files(tmp_path) == ["net.onnx"]
+    run = onnxdam("deploy", model, tmp_path / "r", "--to", "triton", "--max-batch-size", 2**31 - 1)
+    assert run.returncode == exits.DONE, run
+    assert [s.batch_size for s in server.load(tmp_path / "r" / "net").model_warmup] == [1, 64]
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_repository(model: Path, tmp_path: Path) -> None:
     (tmp_path / "r").mkdir(mode=0o500)
