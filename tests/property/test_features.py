@@ -46,6 +46,7 @@ def test_what_is_not_read_leaves(family: str) -> None:
 
     run()
     assert seen["narrowed"] >= 0.25 * seen["graphs"] > 0, seen
+    assert seen["shrinks again"] <= 0.02 * seen["narrowed"], seen
     assert seen["ill-conditioned"] <= 0.02 * seen["graphs"], seen
 
 
@@ -58,4 +59,5 @@ def test_pixels_leave_one_by_one() -> None:
         check(image(seed), seen)
 
     run()
+    assert seen["shrinks again"] == 0, seen
     assert seen["vectors"] >= 0.5 * seen["graphs"] > 0, seen  # of both modes
