@@ -22,6 +22,7 @@ from onnxdam.errors import InputError
 from onnxdam.masks.bernoulli import DiffPrune, HardConcrete
 from onnxdam.masks.cost import Cost
 from onnxdam.masks.dam import DAM
+from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.gate import Fixed, Gate, along, gates_of
 from onnxdam.masks.gates import Gates
 from onnxdam.masks.groups import Graph, Group, Part
@@ -184,6 +185,7 @@ def export_in_memory(model: nn.Module, args: tuple[Any, ...]) -> ir.Model:
     training = model.training
     model.eval()
     try:
+        _try(model, args)
         program = _program(model, _one_sample(model, args))
     finally:
         model.train(training)
@@ -197,10 +199,20 @@ def _program(model: nn.Module, args: tuple[Any, ...]) -> Any:
     try:
         return torch.onnx.export(model, args, dynamo=True, optimize=False, verbose=False)
     except Exception as error:  # the exporter raises whatever the network's code raises under it
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise InputError(f"the network cannot be exported to ONNX: {reason}") from error
+        where = failing_module(model, lambda: torch.export.export(model, args, strict=False))
+        raise InputError(f"{where} cannot be exported to ONNX: {one_line(error)}") from error
     finally:
         quiet.setLevel(level)
+
+
+@torch.no_grad()
+def _try(model: nn.Module, args: tuple[Any, ...]) -> None:
+    try:
+        model(*args)
+    except Exception as error:  # whatever the network's code raises
+        shapes = ", ".join(str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
+        where = failing_module(model, lambda: model(*args))
+        raise InputError(f"{where} fails on the example inputs, {shapes}: {one_line(error)}") from error
 
 
 def _one_sample(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from onnxdam.errors import InputError
 from onnxdam.masks.attach import baked_copy, tuple_of
+from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.gates import Gates
 
 OPSET = 18
@@ -61,8 +62,8 @@ def export(
     except InputError:
         raise
     except Exception as error:  # the exporter raises whatever the network's code raises under it
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
-        raise InputError(f"export: the network cannot be exported to ONNX: {reason}") from error
+        where = failing_module(twin, lambda: torch.export.export(twin, args, strict=False))
+        raise InputError(f"export: {where} cannot be exported to ONNX: {one_line(error)}") from error
     onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | _metadata(gates))
     onnx.save(proto, str(path))
     return Path(path)

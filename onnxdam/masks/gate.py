@@ -78,8 +78,17 @@ class Gate(nn.Module):
     def warm_up(self) -> None:
         """The end of the cold start."""
 
-    def shrink(self, amount: float) -> None:
-        """The proximal step of methods that have one; `amount` is learning rate times penalty weight."""
+    def relative(self) -> Tensor:
+        """Of proximal methods: the amount of shrinking that each slot just survives, shape (n,)."""
+        raise NotImplementedError
+
+    def shrink(self, amount: float, *, hold: bool = False) -> None:
+        """The proximal step of methods that have one.
+
+        Args:
+            amount: learning rate times penalty weight.
+            hold: slots that reach zero stay there.
+        """
 
     # -- what all have -----------------------------------------------------------------------------------------------
     @property

@@ -12,6 +12,12 @@ e = ln(c / goal), c the geometric mean of the expected cost (which moves at once
 ln lambda moves by RATE * e / steps (integral part: dual ascent in the logarithm, so that its scale need not be known)
 and the weight in use is lambda * exp(gain * e) (proportional part: damps the swing). Hardening then keeps the
 best slots of every gate, the same share of those that are open, as many as the target affords.
+
+Methods that shrink weights have no such lambda (see `norms`). With u_i the amount of shrinking that slot i survives,
+and m the mean of u over the open slots of its gate, tau is the smallest bound for which the slots with u_i / m > tau
+cost no more than the goal. As long as the actual cost is above the goal, every step shrinks by PACE * tau * m: what is
+weakest, for its layer, goes in about 1 / PACE steps, and then nothing shrinks until the goal has moved on. Where the
+optimiser makes good what is taken, and the cost lags by more than LAG, tau grows by PACE from look to look.
 """
 
 from __future__ import annotations
@@ -36,6 +42,8 @@ RATE = 20.0  # over a whole run at a steady error of 1, ln lambda moves by this
 OFTEN, SELDOM = 4, 16  # steps between two looks at the widths, in short and in long runs
 LOOKS = 200  # in a run, at least, where it is long enough
 CLOSE = 0.01  # how far below its target a cost may end, where slots are small enough
+PACE = 0.1  # share of its size that the weakest slot loses in a step, where weights are shrunk
+LAG = 0.05  # of the cost behind its goal, where weights are shrunk
 TRIES = 4  # widths that are measured at the end, where the target is a measured cost
 START = 0.1  # lambda at the beginning: the cost is of order 1, as task losses are
 
@@ -92,6 +100,7 @@ class Gates(nn.Module):
         self.measured: BenchResult | None = None
         self._pressure = 0.0
         self._weights: Tensor | None = None  # pressure times slopes, one per gate
+        self._bound: float | None = None  # tau, while weights are to shrink
         self._proximal = any(gate.proximal for gate in self.all)
         self._cold: bool | None = None
         self._every = min(max(schedule.steps // LOOKS, OFTEN), SELDOM) if schedule else OFTEN
@@ -147,23 +156,25 @@ class Gates(nn.Module):
         """To be called after each step of the optimiser.
 
         Args:
-            lr: its learning rate; wanted by proximal methods.
+            lr: its learning rate; wanted by proximal methods that have no target.
 
         Raises:
-            InputError: a proximal method and no learning rate.
+            InputError: such a method and no learning rate.
         """
-        if self._pressure and self._proximal:
+        if self._proximal and not self._cold and not self.hardened:
             self._shrink(lr)
         self.steps.add_(1)
         self._sync()
 
     def _shrink(self, lr: float | None) -> None:
-        if lr is None:
+        if lr is None and self.target is None:
             raise InputError("gates.step: group lasso takes proximal steps, pass the learning rate: step(lr=...)")
-        mean = sum(gate.n for gate in self.all) / len(self.all)  # brings slopes per slot to the order of 1
-        for slope, gate in zip(self._slopes, self.all, strict=True):
-            if gate.proximal:
-                gate.shrink(lr * self._pressure * (slope * mean if self.target else 1.0))
+        for gate in self.all:
+            if gate.proximal and self.target is None:
+                gate.shrink((lr or 0.0) * self._pressure)
+            elif gate.proximal:
+                bound = self._bound
+                gate.shrink(0.0 if bound is None else PACE * bound * float(_mean(gate.relative())), hold=True)
 
     def _sync(self) -> None:
         """Brings freezing, pressure and slopes up to date with the step."""
@@ -197,12 +208,13 @@ class Gates(nn.Module):
                 gate.requires_grad_(not (cold or gate.hardened))
         return cold
 
-    def get_extra_state(self) -> float:
+    def get_extra_state(self) -> tuple[float, float | None]:
         """The weight in use: saved with the buffers, so that a resumed run goes on as it would have."""
-        return self._pressure
+        return self._pressure, self._bound
 
-    def set_extra_state(self, state: float) -> None:
-        self._pressure, self._weights = state, None
+    def set_extra_state(self, state: tuple[float, float | None]) -> None:
+        self._pressure, self._bound = state
+        self._weights = None
 
     def _prices(self) -> list[float]:
         """What one slot of each gate costs, in shares of the whole network.
@@ -220,9 +232,25 @@ class Gates(nn.Module):
         ratio = self.prices.ratio(kind, expected)
         actual = self.prices.ratio(kind, [max(c, 1) for c in self._counts()])
         gain = min(gate.gain for gate in self.all)
-        error = math.log(math.sqrt(float(ratio) * float(actual)) / (1 + progress * (share - 1)))
+        goal = 1 + progress * (share - 1)
+        if self._proximal:
+            pushed = (1 + PACE) * (self._bound or 0.0) if float(actual) > (1 + LAG) * goal else 0.0
+            self._bound = max(self._weakest(goal), pushed) if float(actual) > goal else None
+        error = math.log(math.sqrt(float(ratio) * float(actual)) / goal)
         self.log_weight += RATE * self._every / self.schedule.steps * error
         self._pressure = math.exp(float(self.log_weight) + gain * error)
+
+    def _weakest(self, goal: float) -> float:
+        """tau: the slots above it cost no more than the goal."""
+        assert self.target is not None
+        sizes = [gate.relative() / _mean(gate.relative()) for gate in self.all if gate.proximal]
+        found = torch.cat(sizes).sort().values.cpu()
+        low, high = -1, len(found) - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            counts = [max(int((size > found[middle]).sum()), 1) for size in sizes]
+            low, high = (low, middle) if float(self.prices.ratio(self.target[0], counts)) <= goal else (middle, high)
+        return float(found[high])
 
     # -- the end -----------------------------------------------------------------------------------------------------
     def harden(self) -> None:
@@ -296,6 +324,12 @@ class Gates(nn.Module):
                 ratio = float(self.prices.ratio(kind, filled))
                 best, reached = (filled, ratio) if ratio > reached else (best, reached)
         return best
+
+
+def _mean(sizes: Tensor) -> Tensor:
+    """Of those that are not 0; 1 where all are."""
+    found = sizes[sizes > 0]
+    return found.mean() if len(found) else sizes.new_ones(())
 
 
 def _thaw(gates: Gates, keys: Any) -> None:

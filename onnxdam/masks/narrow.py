@@ -21,6 +21,7 @@ from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.features import Manifest, select
 from onnxdam.graph import functions, io
 from onnxdam.masks.attach import baked_copy, export_in_memory, tuple_of
+from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.origin import along_parameter, source
 from onnxdam.plan import Plan
 
@@ -223,28 +224,19 @@ _FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]],
 # -- proof -------------------------------------------------------------------------------------------------------------
 def _check(model: nn.Module, slim: nn.Module, args: tuple[Any, ...], slim_args: tuple[Any, ...]) -> None:
     """The slim network runs and gives the same."""
-    inside: list[str] = []
-    hooks = []
-    for path, module in slim.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda _, __, path=path: inside.append(path)))
-        hooks.append(module.register_forward_hook(lambda *_: (inside.pop(), None)[1]))
-    try:
-        with torch.no_grad():
-            before, after = model(*args), slim(*slim_args)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        where = inside[-1]
-        name = f"{where or 'the network'} ({type(slim.get_submodule(where)).__name__})"
-        reason = " ".join(str(error).split())[:160]
-        raise UnsupportedError(
-            f"narrow: the forward function of {name} does not follow the new widths: {reason}"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad():
+        before = model(*args)
+        try:
+            after = slim(*slim_args)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            where = failing_module(slim, lambda: slim(*slim_args))
+            raise UnsupportedError(
+                f"narrow: the forward function of {where} does not follow the new widths: {one_line(error, 160)}"
+            ) from error
     try:
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
     except AssertionError as error:
-        reason = " ".join(str(error).split())[:160]
         raise UnsupportedError(
-            f"narrow: the slim module gives other results, a forward function has a width written down: {reason}"
+            "narrow: the slim module gives other results, a forward function has a width written down: "
+            f"{one_line(error, 160)}"
         ) from None

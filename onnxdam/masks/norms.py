@@ -5,6 +5,10 @@ and Lin 2006), taken as a proximal step after the optimiser's (Parikh and Boyd 2
 
     W_i <- W_i max(0, 1 - t sqrt(p_i) / ||W_i||),   t = learning rate * lambda
 
+An optimiser that scales its steps (Adam) moves every number by about the learning rate, so below some lambda no slot
+stays at zero, and above it all do: there is no lambda to steer. Towards a target, t follows from the widths instead
+(`Gates`), and slots that have reached zero are held there.
+
 NetworkSlimming (Liu et al., ICCV 2017, arXiv 1708.06519): slot i owns the BatchNorm scales gamma_i of its
 channel. Penalty sum of |gamma_i|, by gradient; scales below a threshold count as zero, and are once hardened.
 
@@ -105,10 +109,12 @@ class GroupLasso(Strength):
 
     proximal = True
     _roots: Tensor
+    held: Tensor
 
     def __init__(self, n: int, owned: Sequence[Owned], dim: int = 1) -> None:
         super().__init__(n, owned, dim, 0.0)
         self.register_buffer("_roots", self.sizes().sqrt(), persistent=False)
+        self.register_buffer("held", torch.zeros(n, dtype=torch.bool))
 
     def strength(self) -> Tensor:
         square = self.collect(torch.square)
@@ -122,11 +128,24 @@ class GroupLasso(Strength):
         return (self._roots * self.strength()).sum().detach()
 
     @torch.no_grad()
-    def shrink(self, amount: float) -> None:
-        factors = (1 - amount * self._roots / self.strength().clamp(min=1e-30)).clamp(min=0)
+    def relative(self) -> Tensor:
+        """Root mean square of the numbers that each slot owns, shape (n,): the t that a slot just survives."""
+        return self.strength() / self._roots
+
+    @torch.no_grad()
+    def shrink(self, amount: float, *, hold: bool = False) -> None:
+        """The proximal step.
+
+        Args:
+            amount: t.
+            hold: slots that are at zero afterwards are held there by the steps to come.
+        """
+        factors = (1 - amount / self.relative().clamp(min=1e-30)).clamp(min=0).masked_fill(self.held, 0.0)
         for part in self.owned:
             weight = part.weight()
             weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))
+        if hold:
+            self.held.logical_or_(factors == 0)
 
 
 class NetworkSlimming(Strength):

@@ -262,8 +262,17 @@ def test_bad_input_is_told():
         attach(nn.Sequential(nn.Linear(20, 4)), x)
     with pytest.raises(InputError, match=r"no group is called 'layer\*'; there are 0, 2"):
         attach(mlp(), x, include=["layer*"])
-    with pytest.raises(InputError, match="cannot be exported to ONNX"):
-        attach(Unexportable(), x)
+    stuck = nn.Sequential(nn.Linear(20, 20), Unexportable())
+    with pytest.raises(InputError, match=r"^1 \(Unexportable\) cannot be exported to ONNX: "):
+        attach(stuck, x)
+    with pytest.raises(InputError, match=r"^export: 1 \(Unexportable\) cannot be exported to ONNX: "):
+        export(stuck, None, x, "never.onnx")
+    with pytest.raises(InputError, match=r"^0 \(Linear\) fails on the example inputs, \(2, 19\): mat1 and mat2 shapes"):
+        attach(mlp(), torch.randn(2, 19))
+    with pytest.raises(
+        InputError, match=r"^the network \(Sequential\) fails on the example inputs, \(2, 20\), \(2, 20\): "
+    ):
+        attach(mlp(), (x, x))
     with pytest.raises(InputError, match="unexpected keyword argument 'speed'"):
         attach(mlp(), x, speed=3)
     model = mlp()
