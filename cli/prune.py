@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -192,12 +193,8 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
         outcome.output = given["output"]
         clock.lap("count")
         _write(outcome, slim, _reference(model, plan, given["strict"]), read_from, given, say)
-    if given["plan_to"] and outcome.passed:
-        _write_text(given["plan_to"], plan.to_json() + "\n")
-    if given["report"]:
-        import json
-
-        _write_text(given["report"], json.dumps(show.plain(outcome.to_dict()), indent=1) + "\n")
+    if slim is None or not outcome.passed:
+        _write_texts(outcome, given)
     return outcome
 
 
@@ -239,6 +236,7 @@ def _write(
                 clock.lap("verify")
             if not outcome.passed:
                 raise _Mismatch
+            _write_texts(outcome, given)  # first, so that a failure leaves no model behind
     except _Mismatch:
         pass
 
@@ -339,11 +337,20 @@ def _new_file(path: str, force: bool, taken: list[str | None]) -> None:
         pass  # a folder that cannot be written says so before anything else is
 
 
-def _write_text(path: str, text: str) -> None:
+def _write_texts(outcome: _Outcome, given: dict[str, Any]) -> None:
+    """The plan, if the check passed, and the report: both or none."""
+    import json
+
     from onnxdam.graph import io
 
-    with io.staged(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    texts = {}
+    if given["plan_to"] and outcome.passed:
+        texts[given["plan_to"]] = outcome.plan.to_json()
+    if given["report"]:
+        texts[given["report"]] = json.dumps(show.plain(outcome.to_dict()), indent=1)
+    with contextlib.ExitStack() as stack:
+        for path, text in texts.items():
+            stack.enter_context(io.staged(path)).write_text(text + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------ output

@@ -50,6 +50,14 @@ def check(repository: Path, name: str, version: int, *, force: bool) -> Path:
         InputError: something is in the way.
     """
     target = repository / name
+    try:
+        _check(repository, target, version, force)
+    except OSError as error:  # the name is too long, or a folder on the way may not be looked into
+        raise io.unwritable(target, error) from None
+    return target
+
+
+def _check(repository: Path, target: Path, version: int, force: bool) -> None:
     parent = repository.absolute().parent
     if repository.exists() and not repository.is_dir():
         raise InputError(f"{repository}: is a file; name the folder of the model repository")
@@ -69,7 +77,6 @@ def check(repository: Path, name: str, version: int, *, force: bool) -> Path:
         )
     if not os.access(repository if repository.exists() else parent, os.W_OK | os.X_OK):
         raise InputError(f"{target}: cannot be written (Permission denied); nothing was written")
-    return target
 
 
 def versions(target: Path) -> list[int]:

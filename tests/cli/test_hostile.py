@@ -95,3 +95,26 @@ def test_numbers_that_are_none(model: Path, arguments: list[str]) -> None:
     run = onnxdam(command, model, model, *options)
     assert run.returncode == exits.BAD_INPUT
     assert run.stdout == ""
+
+
+def test_a_report_that_fails_at_the_end_leaves_no_model(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up when only the report is left to write."""
+    write = Path.write_text
+
+    def full(path: Path, *args: object, **options: object) -> int:
+        if path.name == "r.json":
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "write_text", full)
+    folder = model.parent
+    message = refused(
+        "prune", model, "-o", folder / "s.onnx", "--plan", folder / "p.json", "--report", folder / "r.json"
+    )
+    assert "r.json: the disk is full; nothing was written" in message
+    assert files(folder) == ["m.onnx"]
+
+
+def test_repositories_that_cannot_be(model: Path) -> None:
+    for name in ("x" * 300, "d/" * 3000 + "r"):
+        assert "cannot be written" in refused("deploy", model, name, "--to", "triton")
