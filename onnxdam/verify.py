@@ -324,26 +324,37 @@ class _Comparison:
             return
         taken = {value.name for value in candidate.get_inputs()}
         for number, (sizes, kind, feed) in enumerate(batches):
-            case = self._case(candidate, sizes, kind, level, feed, taken)
-            if case is None:
+            expected = self._expected(feed, kind, level)
+            if expected is None:
                 continue
+            case = self._case(candidate, Case(sizes, kind, level, 0.0, self.base, True), feed, expected, taken)
             self.cases.append(case)
             if not case.passed and (self.failing is None or _volume(feed) < _volume(self.failing[0])):
                 self.failing = (feed, level)  # the smallest: every intermediate result of it will be looked at
             if self.interface is not None and self.interface.manifest.shrinks:
-                self.cases.append(self._unread(self.interface, sizes, kind, level, feed, number))
+                case = Case(sizes, f"{kind}, noise", level, 0.0, self.base, True)
+                self.cases.append(self._unread(self.interface, case, feed, expected, number))
+
+    def _expected(self, feed: feeds.Feed, kind: str, level: str) -> list[Any] | None:
+        """What the reference gives, None where that is nothing to compare with."""
+        try:
+            expected: list[Any] = self.reference.run(self.outputs, feed)
+        except Exception as error:
+            self.notes.append(f"optimisations {level}, inputs {kind}: the reference does not run ({reason(error)})")
+            return None
+        if kind == feeds.POSITIVE and not all(_finite(x) for x in expected):
+            self.notes.append("positive inputs overflow the reference; not compared")
+            return None
+        return expected
 
     def _taken(self, feed: feeds.Feed) -> feeds.Feed:
         return feed if self.interface is None else self.interface.feed(feed)
 
-    def _unread(
-        self, interface: Interface, sizes: feeds.Sizes, kind: str, level: str, feed: feeds.Feed, number: int
-    ) -> Case:
+    def _unread(self, interface: Interface, case: Case, feed: feeds.Feed, expected: list[Any], number: int) -> Case:
         """The reference against itself, with noise in the features that left."""
-        expected, got = self.reference.run(self.outputs, feed), []
-        case = Case(sizes, f"{kind}, noise", level, 0.0, self.base, True)
+        got: list[Any] = []
         for amplitude in (*AMPLITUDES[number % len(AMPLITUDES) :], 1.0):
-            noisy = interface.noisy(feed, self.described, sizes, self.seed + 1000 + number, amplitude, self.small)
+            noisy = interface.noisy(feed, self.described, case.sizes, self.seed + 1000 + number, amplitude, self.small)
             try:
                 got = self.reference.run(self.outputs, noisy)
             except Exception as error:
@@ -353,25 +364,15 @@ class _Comparison:
                 break
         return self._compared(case, feed, expected, got)
 
-    def _case(
-        self, candidate: Any, sizes: feeds.Sizes, kind: str, level: str, feed: feeds.Feed, taken: set[str]
-    ) -> Case | None:
-        try:
-            expected = self.reference.run(self.outputs, feed)
-        except Exception as error:
-            self.notes.append(f"optimisations {level}, inputs {kind}: the reference does not run ({reason(error)})")
-            return None
-        if kind == feeds.POSITIVE and not all(_finite(x) for x in expected):
-            self.notes.append("positive inputs overflow the reference; not compared")
-            return None
+    def _case(self, candidate: Any, case: Case, feed: feeds.Feed, expected: list[Any], taken: set[str]) -> Case:
         try:
             chosen = {name: array for name, array in self._taken(feed).items() if name in taken}
             got = candidate.run(self.outputs, chosen)
             if self.interface is not None:
                 got = self.interface.results(self.outputs, got)
         except Exception as error:
-            return Case(sizes, kind, level, float("inf"), self.base, False, "", f"it does not run: {reason(error)}")
-        return self._compared(Case(sizes, kind, level, 0.0, self.base, True), feed, expected, got)
+            return replace(case, error=float("inf"), passed=False, note=f"it does not run: {reason(error)}")
+        return self._compared(case, feed, expected, got)
 
     def _compared(self, case: Case, feed: feeds.Feed, expected: list[Any], got: list[Any]) -> Case:
         found = [tolerance.difference(x, y) for x, y in zip(expected, got, strict=True)]
