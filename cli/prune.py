@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -365,6 +366,10 @@ def _print(outcome: _Outcome) -> None:
             ("nodes", len(before.nodes), len(after.nodes), show.number),
             ("file", outcome.size_before, outcome.size_after or 0, show.size),
         ]
+        if plan.signature is not None and not plan.signature.keep_signature:
+            inputs = plan.signature.inputs
+            fed = _numbers(i.shape for i in inputs), _numbers(i.slim_shape for i in inputs)
+            pairs.append(("numbers to send", *fed, show.number))
         rows = [(name, text(a), text(b), show.change(a, b)) for name, a, b, text in pairs]
         show.table(outcome.source, ("", "before", "after", "change"), rows)
         same = after.parameters == before.parameters and len(after.nodes) == len(before.nodes)
@@ -386,6 +391,11 @@ def _print(outcome: _Outcome) -> None:
     else:
         checked = "equal" if outcome.report else "not checked (--no-verify)"
         show.verdict(True, f"{outcome.output} written, {checked}")
+
+
+def _numbers(shapes: Iterable[Sequence[int | str | None] | None]) -> int:
+    """How many numbers a caller sends, for one of everything whose extent is not known."""
+    return sum(math.prod(n for n in shape if isinstance(n, int)) for shape in shapes if shape is not None)
 
 
 def _print_widths(outcome: _Outcome) -> None:

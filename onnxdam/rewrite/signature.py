@@ -123,8 +123,11 @@ def remarks(need: Need, manifest: Manifest) -> Iterator[str]:
             )
         elif t not in need.alive:
             yield f"input {item.name!r}: no output depends on it; it stays, as a model needs an input"
-        for axis in item.kept:
-            yield f"input {item.name!r}: {len(item.kept[axis])} of {item.extent(axis)} features of axis {axis} are read"
+        for axis, indices in item.kept.items():
+            where = f"features of axis {axis}"
+            if axis in item.merged:
+                where = f"elements of axes {item.merged[0]} to {item.merged[-1]}"
+            yield f"input {item.name!r}: {len(indices)} of {item.extent(axis)} {where} are read"
     for output in manifest.outputs:
         for axis, constants in output.constants.items():
             yield f"output {output.name!r}: {len(constants)} constant slots of axis {axis} left"
