@@ -273,6 +273,19 @@ EXAMPLES = [
         {"flat": np.array([0, 0, 20]), "w": weights(20, 6, dead=[0, 3, 4, 7, 9, 12, 15, 19])},
     ),
     Example(
+        "pixels of a film, with an axis more",
+        "(float[N,T,4,5] x) => (float[N,T,6,1] y) { h = Reshape(x, flat) t = Transpose<perm=[0,1,3,2]>(h)"
+        " m = MatMul(t, w) y = Transpose<perm=[0,1,3,2]>(m) }",
+        {"x": ("N", "T", 12)},
+        {"flat": np.array([0, 0, 20, 1]), "w": weights(20, 6, dead=[0, 3, 4, 7, 9, 12, 15, 19])},
+    ),
+    Example(
+        "pixels of all frames in one batch",
+        "(float[N,T,4,5] x) => (float[M,6] y) { h = Reshape(x, flat) y = MatMul(h, w) }",
+        {"x": ("N", "T", 12)},
+        {"flat": np.array([-1, 20]), "w": weights(20, 6, dead=[0, 3, 4, 7, 9, 12, 15, 19])},
+    ),
+    Example(
         "a band of every channel, over time",
         "(float[N,3,4,T] x) => (float[N,6,T] y) { h = Reshape(x, flat) y = Conv<pads=[1,1]>(h, w) }",
         {"x": ("N", 9, "T")},

@@ -65,15 +65,15 @@ class _Exit:
 
     Attributes:
         tensor: the value.
-        axis: its merged axis.
         order: positions of the input that its slots show.
         steps: what happens on the way.
+        sizes: for a Reshape, where the other axes are not those of the input; None: they are.
     """
 
     tensor: Tensor
-    axis: int
     order: Array
     steps: tuple[_Step, ...]
+    sizes: tuple[int, ...] | None
 
 
 @dataclass
@@ -122,14 +122,22 @@ class _Front:
             self.blocker = self.blocker or op
             return False
         path = (*path, hop)
-        form = self._form(hop.index)
-        if form is None:
+        order = self._order(hop.index)
+        if order is None:
             return self._follow(op.y, hop.index, path)
-        steps = self._steps(path)
-        if steps is None or op.y.pinned or op.y.name in self.protect:
+        steps, sizes = self._steps(path), self._sizes(op.y, len(order))
+        if steps is None or (sizes is not None and sizes.count(-1) > 1) or op.y.pinned or op.y.name in self.protect:
             return False
-        self.exits.append(_Exit(op.y, form[0], form[1], steps))
+        self.exits.append(_Exit(op.y, order, steps, sizes))
         return True
+
+    def _sizes(self, y: Tensor, slots: int) -> tuple[int, ...] | None:
+        """The extents of an exit as a Reshape of the merged input writes them; None: it has them already."""
+        merged = (*self.x.shape[: self.first], slots, *self.x.shape[self.last :])
+        if y.shape == merged:
+            return None
+        alike = [merged[place : place + 1] == (size,) for place, size in enumerate(y.shape)]
+        return tuple(n if isinstance(n, int) else 0 if copy else -1 for n, copy in zip(y.shape, alike, strict=True))
 
     def _tells(self, op: Op) -> bool:
         """Whether what a node says about sizes is known from the axes that stay, and can be put together again."""
@@ -154,8 +162,8 @@ class _Front:
             return None
         return _Hop(op, place, index, False) if same else None
 
-    def _form(self, index: Array) -> tuple[int, Array] | None:
-        """The merged axis and the order of its slots, if the tensor has one that runs over the whole run."""
+    def _order(self, index: Array) -> Array | None:
+        """The order of the slots of the merged axis, if the tensor has one that runs over the whole run."""
         outer, inner, total = math.prod(self.outer), math.prod(self.inner), math.prod(self.run)
         for axis, m in enumerate(index.shape):
             before, after = index.shape[:axis], index.shape[axis + 1 :]
@@ -163,10 +171,10 @@ class _Front:
             if not (exact or (self.loose and math.prod(before) == outer and math.prod(after) == inner)):
                 continue
             cube = index.reshape(outer, m, inner)
-            order = cube[0, :, 0] // inner
+            order: Array = cube[0, :, 0] // inner
             places = (np.arange(outer)[:, None, None] * total + order[:, None]) * inner + np.arange(inner)
             if np.array_equal(cube, places):
-                return axis, order
+                return order
         return None
 
     def _steps(self, path: tuple[_Hop, ...]) -> tuple[_Step, ...] | None:
@@ -336,9 +344,8 @@ class _Edit:
             current = self._node(maker.node, "Gather", [current, picks], value, axis=self.front.first)
         for step in found.steps:
             current = self._step(maker.node, step, current)
-        shape = tuple(found.tensor.shape)
-        if shape != (*self.front.x.shape[: self.front.first], len(found.order), *self.front.x.shape[self.front.last :]):
-            sizes = self._constant(f"{old.name}_shape", np.array([s if isinstance(s, int) else -1 for s in shape]))
+        if found.sizes is not None:
+            sizes = self._constant(f"{old.name}_shape", np.array(found.sizes, np.int64))
             current = self._node(maker.node, "Reshape", [current, sizes], old)
         old.replace_all_uses_with(current)
         if current is value:
