@@ -177,6 +177,13 @@ EXAMPLES = [
         {"w": weights(1, 12, 5, dead=[0, 4], axis=2), "r": weights(1, 12, 3)},
     ),
     Example(
+        "the same feature of every step, in a table",
+        "(float[N,8] x) => (float[4,1,N,3] y) { s = Reshape(x, steps) t = Transpose<perm=[1,0,2]>(s)"
+        " y = LSTM<hidden_size=3>(t, w, r) }",
+        {"x": ("N", 4)},
+        {"steps": np.array([0, 4, 2]), "w": weights(1, 12, 2, dead=[1], axis=2), "r": weights(1, 12, 3)},
+    ),
+    Example(
         "an embedding and a table",
         "(int64[N] i, float[N,4] x) => (float[N,2] y) { e = Gather(table, i) c = Concat<axis=1>(e, x) y = MatMul(c, w) }",
         {"i": ("N",), "x": ("N", 3)},

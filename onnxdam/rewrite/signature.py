@@ -83,8 +83,10 @@ def _narrow(shape: Shape, kept: dict[int, tuple[int, ...]]) -> Shape:
 def _input(need: Need, t: Tensor, left: bool) -> InputFeatures:
     shape, kept = dims(t.value), _kept(need, t)
     flat = need.network.flats.get(t.name)
-    if left or flat is None:
-        return InputFeatures(t.name, shape, None if left else _narrow(shape, kept), {} if left else kept)
+    if left:
+        return InputFeatures(t.name, shape if flat is None else dims_of(flat.shape), None, {})
+    if flat is None:
+        return InputFeatures(t.name, shape, _narrow(shape, kept), kept)
     first = flat.axes[0]
     slots = list(kept.get(first, range(t.axes[first].n)))
     outside = {axis + (axis > first) * (len(flat.axes) - 1): picks for axis, picks in kept.items() if axis != first}
@@ -96,10 +98,8 @@ def _input(need: Need, t: Tensor, left: bool) -> InputFeatures:
 def _output(need: Need, t: Tensor) -> OutputFeatures:
     shape, kept = dims(t.value), _kept(need, t)
     facts = constant_columns(t)
-    constants = {
-        axis: {i: facts[axis].value[i].item() for i in range(t.axes[axis].n) if i not in set(kept[axis])}
-        for axis in kept
-    }
+    gone = {axis: np.setdiff1d(np.arange(t.axes[axis].n), picks) for axis, picks in kept.items()}
+    constants = {axis: {int(i): facts[axis].value[i].item() for i in slots} for axis, slots in gone.items()}
     return OutputFeatures(t.name, shape, _narrow(shape, kept), kept, constants)
 
 
@@ -159,6 +159,9 @@ def rewrite(slim: Slim, manifest: Manifest) -> None:
     for item in manifest.inputs:
         value = values[item.name]
         if item.left:
+            flat = slim.network.flats.get(item.name)
+            if flat is not None:
+                value.shape = flat.shape
             if not manifest.keep_signature and not value.uses():
                 graph.inputs.remove(value)
         elif (item.kept or item.merged) and manifest.keep_signature:
