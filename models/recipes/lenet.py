@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,12 @@ from onnxdam.errors import InputError
 from onnxdam.masks import narrow, parameter_plan
 from onnxdam.masks.reading import original
 
-from .classifier import Classifier
+from .classifier import Classifier, wrong
 from .data import Classes
-from .recipe import Settings
+from .recipe import Settings, Split
 from .surgeon import eliminate, fisher
 from .training import Trained, train
+from .warp import warped
 
 
 def lenet_300_100(features: int = 784, classes: int = 10) -> nn.Sequential:
@@ -40,11 +42,15 @@ class LeNet300100(Classifier):
 
     Attributes:
         start: the network to go on from; None: a new one.
-        noise: standard deviation of what is added to every pixel in training, the pixel's range being 0 to 1.
+        columns: the features that the network reads; None: all.
+        warp: share of the training samples that are warped, each time anew (square images only).
+        noise: standard deviation of what is added to every feature in training, its range being 0 to 1.
         warm, fall: shares of the run in which learning rates rise from 0 at its start, and fall to 0 at its end.
     """
 
     start: nn.Sequential | None = None
+    columns: Tensor | None = None
+    warp: float = 0.0
     noise: float = 0.0
     warm: float = 0.0
     fall: float = 0.0
@@ -52,8 +58,26 @@ class LeNet300100(Classifier):
     def network(self, data: Classes) -> nn.Module:
         return lenet_300_100(data.features, data.classes) if self.start is None else copy.deepcopy(self.start)
 
+    def read(self, x: Tensor) -> Tensor:
+        """What the network reads of samples."""
+        return x if self.columns is None else x[:, self.columns]
+
+    def example(self, data: Classes) -> tuple[Tensor, ...]:
+        return (self.read(data.x_train[:2]),)
+
     def augment(self, x: Tensor) -> Tensor:
-        return x + self.noise * torch.randn_like(x) if self.noise else x
+        seen = self.read(x)
+        if self.warp:
+            which = torch.rand(len(x), device=x.device) < self.warp
+            columns = torch.arange(x.shape[1]) if self.columns is None else self.columns
+            seen = seen.index_put((which,), warped(x[which], columns.to(x.device)))
+        return seen + self.noise * torch.randn_like(seen) if self.noise else seen
+
+    def metric(self, network: nn.Module, data: Classes, split: Split) -> float:
+        return wrong(network, self.read(getattr(data, f"x_{split}")), getattr(data, f"y_{split}"))
+
+    def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr, fused=True)
 
     def lr_factor(self, progress: float) -> float:
         rising = progress / self.warm if self.warm else 1.0
@@ -64,12 +88,12 @@ class LeNet300100(Classifier):
 SAMPLES = 20_000  # that covariances are taken over
 #: of the rounds of `in_rounds`: pixels, first and second hidden layer
 ROUNDS = (
-    Settings(epochs=16, batch=256, lr=1e-3, gate_lr=30.0, cold=0.35, ramp=0.8, harden=0.85),
-    Settings(epochs=6, batch=256, lr=1e-3, cold=0.0, ramp=0.6, harden=0.8),
-    Settings(epochs=150, batch=256, lr=2e-2, gate_lr=1.0, cold=0.0, ramp=0.04, harden=0.05),
+    Settings(epochs=12, batch=256, lr=1e-3, gate_lr=30.0, decay=1e-2, cold=0.35, ramp=0.8, harden=0.85),
+    Settings(epochs=6, batch=256, lr=1e-3, decay=1e-2, cold=0.0, ramp=0.6, harden=0.8),
+    Settings(epochs=150, batch=256, lr=2e-2, gate_lr=1.0, decay=1e-2, cold=0.0, ramp=0.04, harden=0.05),
 )
 #: what the rounds want of the recipe
-IN_ROUNDS = {"noise": 0.2, "warm": 0.05, "fall": 0.6}
+IN_ROUNDS = {"warp": 0.5, "noise": 0.05, "warm": 0.05, "fall": 0.6}
 
 
 @dataclass(frozen=True)
@@ -118,7 +142,7 @@ def in_rounds(
     """Narrows inputs, first and second hidden layer, one after the other.
 
     Args:
-        recipe: of the network; its noise and learning rates' course are those of every round.
+        recipe: of the network; its warp, noise and learning rates' course are those of every round.
         data: all features.
         keep: how many inputs, units of the first and of the second hidden layer are to stay.
         method: of `onnxdam.masks.attach`.
@@ -150,7 +174,7 @@ def in_rounds(
         assert isinstance(network, nn.Sequential)
         if layer == 0 and plan.signature is not None:
             columns = torch.tensor(plan.signature.inputs[0].kept[1])
-            data = select(data, columns)
+            recipe = replace(recipe, columns=columns)
     return Narrowed(columns, network, tuple(done))
 
 
@@ -164,11 +188,6 @@ def _operate(network: nn.Module, x: Tensor, width: int, noise: float) -> None:
     _, weight = eliminate(first, x, width, fisher=curved, ridge=max(noise, 0.1) ** 2)
     network[0].bias += (first.double() - weight).float() @ x.mean(0)
     first.copy_(weight)
-
-
-def select(data: Classes, columns: Tensor) -> Classes:
-    """The data with some of their features only."""
-    return replace(data, **{name: getattr(data, name)[:, columns] for name in ("x_train", "x_valid", "x_test")})
 
 
 RECIPES = (
