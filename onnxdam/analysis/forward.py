@@ -242,7 +242,11 @@ class Network:
 
 def evaluate(op: Op) -> list[Array] | None:
     """The outputs of a node from the content of its inputs, None where that cannot be computed."""
-    arrays = [None if t is None else t.content for t in op.ins]
+    return compute(op, [None if t is None else t.content for t in op.ins])
+
+
+def compute(op: Op, arrays: list[Array | None]) -> list[Array] | None:
+    """The outputs of a node from any content of its inputs, None where that cannot be computed."""
     if any(a is not None and a.size == 0 for a in arrays) or any(not v.name for v in op.node.outputs):
         return None
     if len(op.outs) == 1:

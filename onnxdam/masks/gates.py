@@ -100,7 +100,8 @@ class Gates(nn.Module):
         self.measured: BenchResult | None = None
         self._pressure = 0.0
         self._weights: Tensor | None = None  # pressure times slopes, one per gate
-        self._bound: float | None = None  # tau, while weights are to shrink
+        self._bound = 0.0  # tau, while weights are to shrink
+        self._amounts = [0.0] * len(self.all)  # by which the gates' weights shrink in each step
         self._proximal = any(gate.proximal for gate in self.all)
         self._cold: bool | None = None
         self._every = min(max(schedule.steps // LOOKS, OFTEN), SELDOM) if schedule else OFTEN
@@ -169,12 +170,9 @@ class Gates(nn.Module):
     def _shrink(self, lr: float | None) -> None:
         if lr is None and self.target is None:
             raise InputError("gates.step: group lasso takes proximal steps, pass the learning rate: step(lr=...)")
-        for gate in self.all:
-            if gate.proximal and self.target is None:
-                gate.shrink((lr or 0.0) * self._pressure)
-            elif gate.proximal:
-                bound = self._bound
-                gate.shrink(0.0 if bound is None else PACE * bound * float(_mean(gate.relative())), hold=True)
+        for gate, amount in zip(self.all, self._amounts, strict=True):
+            if gate.proximal:
+                gate.shrink(amount if self.target is not None else (lr or 0.0) * self._pressure, hold=bool(self.target))
 
     def _sync(self) -> None:
         """Brings freezing, pressure and slopes up to date with the step."""
@@ -208,12 +206,12 @@ class Gates(nn.Module):
                 gate.requires_grad_(not (cold or gate.hardened))
         return cold
 
-    def get_extra_state(self) -> tuple[float, float | None]:
-        """The weight in use: saved with the buffers, so that a resumed run goes on as it would have."""
-        return self._pressure, self._bound
+    def get_extra_state(self) -> tuple[float, float, list[float]]:
+        """What steers: saved with the buffers, so that a resumed run goes on as it would have."""
+        return self._pressure, self._bound, self._amounts
 
-    def set_extra_state(self, state: tuple[float, float | None]) -> None:
-        self._pressure, self._bound = state
+    def set_extra_state(self, state: tuple[float, float, list[float]]) -> None:
+        self._pressure, self._bound, self._amounts = state
         self._weights = None
 
     def _prices(self) -> list[float]:
@@ -234,8 +232,10 @@ class Gates(nn.Module):
         gain = min(gate.gain for gate in self.all)
         goal = 1 + progress * (share - 1)
         if self._proximal:
-            pushed = (1 + PACE) * (self._bound or 0.0) if float(actual) > (1 + LAG) * goal else 0.0
-            self._bound = max(self._weakest(goal), pushed) if float(actual) > goal else None
+            pushed = (1 + PACE) * self._bound if float(actual) > (1 + LAG) * goal else 0.0
+            self._bound = max(self._weakest(goal), pushed) if float(actual) > goal else 0.0
+            means = [float(_mean(gate.relative())) if gate.proximal else 0.0 for gate in self.all]
+            self._amounts = [PACE * self._bound * mean for mean in means]
         error = math.log(math.sqrt(float(ratio) * float(actual)) / goal)
         self.log_weight += RATE * self._every / self.schedule.steps * error
         self._pressure = math.exp(float(self.log_weight) + gain * error)

@@ -21,7 +21,7 @@ from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
 from onnxdam.graph import functions
 from onnxdam.masks.cost import Cost, Width
-from onnxdam.masks.origin import along_parameter, source
+from onnxdam.masks.origin import Origin, along_parameter, origins, source
 from onnxdam.rewrite.flatten import candidates, flattened
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
@@ -264,28 +264,25 @@ class Graph:
                 (r.weight, r.axis) for r in self.need.relations[op] if isinstance(r, Contract) and r.weight.is_leaf
             }
             for tensor in dict.fromkeys(t for t in op.ins if t is not None and t.is_leaf):
-                found = source(tensor)
-                if found is None or found[0] not in self._parameters:
-                    continue
-                for i in range(tensor.rank):
-                    self._attach_part(tensor, i, found, (tensor, i) in reads)
+                for origin in origins(tensor):
+                    for i in range(tensor.rank if origin.name in self._parameters else 0):
+                        self._attach_part(tensor, i, origin, (tensor, i) in reads)
 
-    def _attach_part(self, tensor: Tensor, axis: int, found: tuple[str, Array], reads: bool) -> None:
-        name, positions = found
-        slots = self.slots.of(tensor.axes[axis])
+    def _attach_part(self, tensor: Tensor, axis: int, origin: Origin, reads: bool) -> None:
+        name, slots = origin.name, self.slots.of(tensor.axes[axis])
         shape = [int(d) for d in self.network.model.graph.initializers[name].const_value.shape.numpy()]  # type: ignore[union-attr]
-        where = along_parameter(tensor, axis, shape, positions)
+        where = along_parameter(tensor, axis, shape, origin.places)
         if where is None or len(slots) < 2:
             return
-        owner = name.rpartition(".")[0] or name
-        for g in np.unique(self._gate[slots]).tolist():
+        mine, owner = where[1] >= 0, name.rpartition(".")[0] or name
+        for g in np.unique(self._gate[slots[mine]]).tolist():
             if g < 0:
                 if not reads and where[0] == 0:
-                    why = self._why.get(int(self.slots.label[slots[0]]), "")
+                    why = self._why.get(int(self.slots.label[slots[mine][0]]), "")
                     self.skipped.setdefault(owner, why)
                 continue
-            index = np.full(len(slots), -1)
-            index[where[1]] = np.where(self._gate[slots] == g, self._place[slots], -1)
+            index = np.full(shape[where[0]], -1)
+            index[where[1][mine]] = np.where(self._gate[slots] == g, self._place[slots], -1)[mine]
             group = self.groups[g]
             group.name = group.name or ("" if reads else owner)
             parts = group.readers if reads else group.members
@@ -302,7 +299,9 @@ class Graph:
         self._gate = renumber[self._gate]
         self.groups = [self.groups[g] for g in stay]
         for g, group in enumerate(self.groups):
-            group.name = group.name or "input"
+            group.name = group.name or (
+                "input" if group.inputs else f"into {group.readers[0].parameter.rpartition('.')[0]}"
+            )
             if any(group.name == other.name for other in self.groups[:g]):
                 group.name = f"{group.name}.{g}"
 

@@ -21,8 +21,9 @@ from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.features import Manifest, select
 from onnxdam.graph import functions, io
 from onnxdam.masks.attach import baked_copy, export_in_memory, tuple_of
+from onnxdam.masks.attention import fit_attention
 from onnxdam.masks.failing import failing_module, one_line
-from onnxdam.masks.origin import along_parameter, source
+from onnxdam.masks.origin import Origin, along_parameter, origins
 from onnxdam.plan import Plan
 
 Kept = Mapping[int, tuple[int, ...]]  # axis -> entries that stay
@@ -143,19 +144,25 @@ def _kept_entries(
     masks: dict[tuple[str, int], np.ndarray] = {}
     for op in network.active():
         for tensor in op.ins if op in need.running else ():
-            found = source(tensor) if tensor is not None and tensor.is_leaf else None
-            if tensor is None or found is None or found[0] not in shapes:
-                continue
-            for i in range(tensor.rank):
-                where = along_parameter(tensor, i, shapes[found[0]], found[1])
-                if where is not None and tensor.axes[i].n > 1:
-                    mask = masks.setdefault((found[0], where[0]), np.zeros(tensor.axes[i].n, bool))
-                    mask[where[1]] |= need.kept(tensor.axes[i])
+            for origin in origins(tensor) if tensor is not None and tensor.is_leaf else ():
+                for i in range(tensor.rank if tensor is not None and origin.name in shapes else 0):
+                    _note(masks, need, tensor, i, origin, shapes[origin.name])
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
     for (name, axis), mask in masks.items():
         if not mask.all():
             kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(mask).tolist())
     return kept
+
+
+def _note(
+    masks: dict[tuple[str, int], np.ndarray], need: Need, tensor: Any, axis: int, origin: Origin, shape: Sequence[int]
+) -> None:
+    """Of which entries of a parameter an axis of a tensor says that they stay."""
+    where = along_parameter(tensor, axis, shape, origin.places)
+    if where is not None and tensor.axes[axis].n > 1:
+        mine = where[1] >= 0
+        mask = masks.setdefault((origin.name, where[0]), np.zeros(shape[where[0]], bool))
+        mask[where[1][mine]] |= need.kept(tensor.axes[axis])[mine]
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------
@@ -175,6 +182,8 @@ def _resize(module: nn.Module, values: Mapping[str, Tensor], kept: Mapping[str, 
             module._parameters[name] = nn.Parameter(value.clone(), module._parameters[name].requires_grad)
         else:
             module._buffers[name] = value.clone()
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
 
 
 def _fit_linear(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
@@ -210,6 +219,15 @@ def _fit_prelu(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kep
     module.num_parameters = len(values["weight"])
 
 
+def _fit_recurrent(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    """All layers and directions have one hidden size."""
+    hidden = {value.shape[1] for name, value in values.items() if name.startswith("weight_hh")}
+    if len(hidden) > 1 or module.proj_size:
+        kind = type(module).__name__
+        raise UnsupportedError(f"narrow: layers or directions of one {kind} keep different hidden sizes")
+    (module.hidden_size,), module.input_size = hidden, values["weight_ih_l0"].shape[1]
+
+
 _FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]], None]]] = [
     (nn.modules.linear.NonDynamicallyQuantizableLinear, _fit_linear),
     (nn.Linear, _fit_linear),
@@ -218,6 +236,8 @@ _FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]],
     (nn.GroupNorm, _fit_group_norm),
     (nn.Embedding, _fit_embedding),
     (nn.PReLU, _fit_prelu),
+    (nn.RNNBase, _fit_recurrent),
+    (nn.MultiheadAttention, fit_attention),
 ]
 
 

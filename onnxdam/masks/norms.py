@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,6 +116,7 @@ class GroupLasso(Strength):
         super().__init__(n, owned, dim, 0.0)
         self.register_buffer("_roots", self.sizes().sqrt(), persistent=False)
         self.register_buffer("held", torch.zeros(n, dtype=torch.bool))
+        self._holds = False
 
     def strength(self) -> Tensor:
         square = self.collect(torch.square)
@@ -140,12 +142,21 @@ class GroupLasso(Strength):
             amount: t.
             hold: slots that are at zero afterwards are held there by the steps to come.
         """
-        factors = (1 - amount / self.relative().clamp(min=1e-30)).clamp(min=0).masked_fill(self.held, 0.0)
+        if not amount and not self._holds:
+            return
+        factors = (~self.held).to(self._roots.dtype)
+        if amount:
+            factors *= (1 - amount / self.relative().clamp(min=1e-30)).clamp(min=0)
         for part in self.owned:
             weight = part.weight()
             weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))
-        if hold:
+        if hold and amount:
             self.held.logical_or_(factors == 0)
+            self._holds = bool(self.held.any())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._holds = bool(self.held.any())
 
 
 class NetworkSlimming(Strength):

@@ -3,10 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from onnxdam.analysis.forward import compute
 from onnxdam.analysis.tensor import Array, Tensor
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A parameter that entries of a tensor come from.
+
+    Attributes:
+        name: of the initializer.
+        size: how many numbers it has.
+        places: for each entry of the tensor its flat position there, -1 where it comes from elsewhere.
+    """
+
+    name: str
+    size: int
+    places: Array
 
 
 def name_of(t: Tensor) -> str:
@@ -14,28 +31,65 @@ def name_of(t: Tensor) -> str:
     return (t.value.name if t.value is not None else None) or t.name
 
 
+def origins(t: Tensor) -> list[Origin]:
+    """The initializers that a known tensor is put together from, where every number is that of one place in them."""
+    begins: dict[str, tuple[int, int]] = {}
+    codes = _codes(t, begins)
+    if codes is None:
+        return []
+    found = []
+    for name, (begin, size) in begins.items():
+        mine = (codes >= begin) & (codes < begin + size)
+        if len(np.unique(codes[mine])) < mine.sum():
+            return []  # numbers that are there twice
+        if mine.any():
+            found.append(Origin(name, size, np.where(mine, codes - begin, -1)))
+    return found
+
+
 def source(t: Tensor) -> tuple[str, Array] | None:
     """The initializer that a known tensor is a re-arrangement of, and the flat position of each entry in it."""
+    found = origins(t)
+    if len(found) != 1 or found[0].places.size != found[0].size:
+        return None
+    return found[0].name, found[0].places
+
+
+def _codes(t: Tensor, begins: dict[str, tuple[int, int]]) -> Array | None:
+    """A number for each entry that says where it comes from: positions, pushed through the operators themselves."""
     if not t.is_leaf:
         return None
     if t.maker is None:
-        return (name_of(t), np.arange(t.content.size).reshape(t.content.shape)) if t.rank else None
-    op = t.maker
-    inner = source(op.x) if op.ins and op.ins[0] is not None else None
-    rest = [i.content for i in op.ins[1:] if i is not None and i.is_known]
-    if inner is None or len(rest) != len(op.ins) - 1:
+        if not t.rank:
+            return None
+        before = sum(size for _, size in begins.values())
+        begin, _ = begins.setdefault(name_of(t), (before, t.content.size))
+        return begin + np.arange(t.content.size).reshape(t.content.shape)
+    first: list[Array | None] = []
+    second: list[Array | None] = []
+    for x in t.maker.ins:
+        if x is None or not x.is_known:
+            return None
+        coded = _codes(x, begins) if x is t.maker.x or x.dtype is None or x.dtype.kind == "f" else None
+        first.append(x.content if coded is None else coded)
+        second.append(x.content if coded is None else 3 * coded + 7)
+    moved, again = (compute(t.maker, args) for args in (first, second))
+    if moved is None or again is None or not np.array_equal(3 * moved[0] + 7, again[0]):
+        return None  # more than a movement
+    return moved[0]
+
+
+def along_parameter(t: Tensor, axis: int, shape: Sequence[int], places: Array) -> tuple[int, Array] | None:
+    """The axis of the parameter that corresponds to an axis of the tensor, and its entry for each slot, -1 for none."""
+    lines = np.moveaxis(places, axis, 0).reshape(places.shape[axis], -1)
+    mine = (lines >= 0).all(1)
+    if not mine.any() or (lines[~mine] >= 0).any():
         return None
-    moved = op.rule.evaluate(op, inner[1], *rest)  # positions pushed through the operator itself
-    if moved is None or not np.array_equal(np.sort(moved, axis=None), np.arange(inner[1].size)):
-        return None  # more than a re-arrangement
-    return inner[0], moved
-
-
-def along_parameter(t: Tensor, axis: int, shape: Sequence[int], positions: Array) -> tuple[int, Array] | None:
-    """The axis of the parameter that corresponds to an axis of a re-arrangement of it, and its entry for each slot."""
-    lines = np.moveaxis(positions, axis, 0).reshape(positions.shape[axis], -1)
-    places = np.unravel_index(lines, shape)
-    for i, place in enumerate(places):
-        if shape[i] == t.axes[axis].n and (place == place[:, :1]).all() and len(np.unique(place[:, 0])) == shape[i]:
-            return i, place[:, 0]
+    for i, place in enumerate(np.unravel_index(lines[mine], shape)):
+        if (place == place[:, :1]).all() and len(np.unique(place[:, 0])) == mine.sum() and shape[i] >= mine.sum():
+            if shape[i] == 1 and t.axes[axis].n > 1:
+                continue
+            entry = np.full(len(lines), -1)
+            entry[mine] = place[:, 0]
+            return i, entry
     return None

@@ -118,8 +118,19 @@ _FORWARDS: dict[Any, Callable[..., Tensor]] = {
 }
 
 
+def _recurrent(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Lets go of the masked weights that the module holds on to for the kernel: they cannot be copied."""
+    try:
+        return parametrize.type_before_parametrizations(self).forward(self, *args, **kwargs)
+    finally:
+        self._flat_weights = [original(self, name) for name in self._flat_weights_names]
+
+
 def _take_shortcut(module: nn.Module) -> None:
     """The class is this module's own: a parametrized module has one that is made for it."""
+    if isinstance(module, nn.RNNBase):
+        type(module).forward = _recurrent
+        return
     forward = _FORWARDS.get(type(module).forward)
     listed = module.parametrizations
     if forward is None or list(listed) != ["weight"] or len(listed["weight"]) > 1 or getattr(module, "groups", 1) > 1:
