@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxdam
 from onnxdam import features
 from onnxdam.errors import InputError
+from onnxdam.graph.io import fingerprint, load
 from onnxdam.interface import Interface
 
 from .builder import SIZES, Case
@@ -25,8 +27,11 @@ from .properties import require
 FLOATS = (TensorProto.DOUBLE, TensorProto.FLOAT)
 
 
-def gated(case: Case, rng: np.random.Generator) -> Case:
-    """The case with some features of every float input times zero: along one axis, or element by element."""
+def gated(case: Case, rng: np.random.Generator, suffix: str = "") -> Case:
+    """The case with some features of every float input times zero: along one axis, or element by element.
+
+    New names end in `suffix`.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -40,11 +45,13 @@ def gated(case: Case, rng: np.random.Generator) -> Case:
             axis = int(rng.integers(len(shape)))
             shape = [n if i == axis else 1 for i, n in enumerate(shape)]
         mask = (rng.random(shape) < 0.6).astype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        model.graph.initializer.append(numpy_helper.from_array(mask, f"{value.name}_mask"))
+        model.graph.initializer.append(numpy_helper.from_array(mask, f"{value.name}_mask{suffix}"))
         if model.ir_version < 4:
-            masks.append(helper.make_tensor_value_info(f"{value.name}_mask", kind.elem_type, shape))
-        _rename(model.graph, value.name, f"{value.name}_gated")
-        gates.append(helper.make_node("Mul", [value.name, f"{value.name}_mask"], [f"{value.name}_gated"]))
+            masks.append(helper.make_tensor_value_info(f"{value.name}_mask{suffix}", kind.elem_type, shape))
+        _rename(model.graph, value.name, f"{value.name}_gated{suffix}")
+        gates.append(
+            helper.make_node("Mul", [value.name, f"{value.name}_mask{suffix}"], [f"{value.name}_gated{suffix}"])
+        )
     model.graph.input.extend(masks)
     nodes = [*gates, *model.graph.node]
     del model.graph.node[:]
@@ -202,3 +209,40 @@ def _compare(
                 seen["ill-conditioned"] += 1
                 continue
             raise Mismatch(f"{what}: output {name!r} is off by {error:.3g} (noise {noise:.3g}):\n{a}\n{b}")
+
+
+def check_twice(case: Case, rng: np.random.Generator, seen: Counter[str]) -> None:
+    """A slim model that is masked further and pruned again: its manifest speaks of the first original.
+
+    Raises:
+        Mismatch: data selected by it, or results completed by it, are not those of the two steps.
+    """
+    modes = [True, "keep-signature"]
+    first, second = (modes[int(rng.integers(2))] for _ in range(2))
+    try:
+        once, plan = onnxdam.slim(case.model, inputs=first, outputs=True, align="none")
+        masked = gated(replace(case, model=once), rng, "_again").model
+        before = _signed(masked)
+        twice, _ = onnxdam.slim(masked, inputs=second, outputs=True, align="none")
+    except InputError as error:
+        require("no input can shrink" in str(error), f"slim refused: {error}")
+        return
+    after = features.load(twice)
+    names = [value.name for value in case.model.graph.output]
+    for kind, sizes in enumerate(SIZES):
+        feeds = case.feeds(sizes, kind)
+        between = features.select(feeds, before)
+        wanted = list(evaluate(masked, between))
+        whole = after.source == plan.fingerprint  # else its inputs are those of the model in between
+        found = list(evaluate(twice, features.select(feeds if whole else between, after)))
+        wanted = Interface(before).results(names, wanted) if whole else wanted
+        _compare(case, feeds, names, wanted, Interface(after).results(names, found), "pruned twice", seen)
+    seen["twice"] += 1
+
+
+def _signed(model: onnx.ModelProto) -> features.Manifest:
+    """Makes the manifest in the metadata that of the model as it is now."""
+    entry = next(entry for entry in model.metadata_props if entry.key == features.METADATA_KEY)
+    manifest = replace(features.Manifest.from_json(entry.value), model=fingerprint(load(model)))
+    entry.value = manifest.to_json()
+    return manifest

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from .features import check_features, gated, image
+from .features import check_features, check_twice, gated, image
 from .graphs import FAMILIES, Case, cases
 from .oracle import Mismatch
 from .properties import describe, finite
@@ -61,3 +61,18 @@ def test_pixels_leave_one_by_one() -> None:
     run()
     assert seen["shrinks again"] == 0, seen
     assert seen["vectors"] >= 0.5 * seen["graphs"] > 0, seen  # of both modes
+
+
+def test_manifests_of_models_that_were_pruned_twice() -> None:
+    seen: Counter[str] = Counter()
+
+    @GRAPHS
+    @given(st.one_of(cases(), st.integers(0, 2**16).map(image)), st.integers(0, 2**16))
+    def run(case: Case, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        case = gated(case, rng)
+        if finite(case):
+            check_twice(case, rng, seen)
+
+    run()
+    assert seen["twice"] >= 0.2 * GRAPHS.max_examples, seen
