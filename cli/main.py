@@ -78,21 +78,37 @@ def status(arguments: list[str] | None = None) -> int:
     except OnnxDamError as error:
         _failed(str(error))
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        _failed("interrupted; nothing was written")
-        return exits.INTERRUPTED
+    except (KeyboardInterrupt, click.Abort, exits.Terminated) as error:
+        return _interrupted(error)
     except exits.Stopped as stopped:
         _failed(str(stopped))
         return stopped.code
-    except exits.Terminated:
-        _failed("terminated; nothing was written")
-        return exits.TERMINATED
+    except MemoryError:
+        _failed("there is not enough memory; nothing was written")
+        return exits.BAD_INPUT
     except SystemExit:  # click's way to say that the reader of our output went away, as `head` does
         return exits.DONE
     except Exception as error:
+        if (cause := _signal_behind(error)) is not None:
+            return _interrupted(cause)
         traceback.print_exc()
         _failed(f"an error in onnxdam itself ({type(error).__name__}); please report it with the lines above")
         return exits.BUG
+
+
+def _interrupted(error: BaseException) -> int:
+    terminated = isinstance(error, exits.Terminated)
+    _failed(f"{'terminated' if terminated else 'interrupted'}; nothing was written")
+    return exits.TERMINATED if terminated else exits.INTERRUPTED
+
+
+def _signal_behind(error: BaseException | None) -> BaseException | None:
+    """The signal that an error comes from: one that arrives while a compiled module is imported is an ImportError."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt | exits.Terminated):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

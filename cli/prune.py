@@ -210,6 +210,7 @@ def _write(
     """Writes to a temporary place, checks what lies there, and moves it to its name if it is equal."""
     from onnxdam import features
     from onnxdam.graph import io
+    from onnxdam.signals import uninterrupted
 
     clock = _Clock(outcome.seconds)
     sources = [*read_from, *([reference] if isinstance(reference, Path) else [])]
@@ -237,6 +238,7 @@ def _write(
                 clock.lap("verify")
             if not outcome.passed:
                 raise _Mismatch
+            click.get_current_context().with_resource(uninterrupted())  # until the command is over
             _write_texts(outcome, given)  # first, so that a failure leaves no model behind
     except _Mismatch:
         pass

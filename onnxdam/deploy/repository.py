@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from onnxdam.errors import InputError
 from onnxdam.graph import io
+from onnxdam.graph.place import temporary
+from onnxdam.signals import uninterrupted
 
 LONGEST_NAME = 200  # file systems stop at 255 bytes, and the server adds to the name
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -98,22 +98,14 @@ def staged(target: Path) -> Iterator[Path]:
     repository = target.absolute().parent
     made = not repository.exists()
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".onnxdam-", dir=_beside(repository)))
-    except OSError as error:
-        raise io.unwritable(target, error) from None
-    fresh = folder / target.name
-    try:
-        fresh.mkdir()
-        yield fresh
-        repository.mkdir(exist_ok=True)
-        _swap(fresh, target.absolute(), folder / "old")
-        made = False
-    except OSError as error:
-        if error.filename is not None and not _ours(error, folder, repository):
-            raise  # something that was read failed
-        raise io.unwritable(target, error) from error
+        with temporary(_beside(repository), target) as folder:
+            fresh = folder / target.name
+            fresh.mkdir()
+            yield fresh
+            repository.mkdir(exist_ok=True)
+            _swap(fresh, target.absolute(), folder / "old")
+            made = False
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
         if made and repository.is_dir():
             with contextlib.suppress(OSError):
                 repository.rmdir()
@@ -121,6 +113,11 @@ def staged(target: Path) -> Iterator[Path]:
 
 def _swap(fresh: Path, target: Path, old: Path) -> None:
     """`fresh` takes the place of `target`; on failure everything is where it was."""
+    with uninterrupted():
+        _move(fresh, target, old)
+
+
+def _move(fresh: Path, target: Path, old: Path) -> None:
     if not target.exists():
         os.rename(fresh, target)
         return
@@ -144,9 +141,3 @@ def _beside(repository: Path) -> Path:
     parent = repository.parent
     same_disk = not repository.exists() or repository.stat().st_dev == parent.stat().st_dev
     return parent if same_disk and os.access(parent, os.W_OK | os.X_OK) else repository
-
-
-def _ours(error: OSError, *folders: Path) -> bool:
-    """Whether the error is about something in these folders."""
-    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
-    return any(Path(os.fsdecode(name)).is_relative_to(folder) for name in names for folder in folders)

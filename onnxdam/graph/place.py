@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from onnxdam.errors import InputError, OnnxDamError
+from onnxdam.signals import Hold
 
 
 @contextlib.contextmanager
@@ -27,11 +28,7 @@ def staged(
     """
     target = Path(path)
     check_output(target, overwrite=overwrite, sources=sources)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".onnxdam-", dir=target.absolute().parent))
-    except OSError as error:
-        raise unwritable(target, error) from None
-    try:
+    with temporary(target.absolute().parent, target) as folder:
         yield folder / target.name
         written = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
         places = [target.absolute().parent / file.name for file in written]
@@ -39,12 +36,34 @@ def staged(
             _refuse_existing(places)
         for file, place in zip(written, places, strict=True):
             os.replace(file, place)
-    except OSError as error:
-        if error.filename is not None and folder not in _parents(error):
-            raise  # not ours: something that the caller read failed
-        raise unwritable(target, error) from error
+
+
+@contextlib.contextmanager
+def temporary(parent: Path, target: Path) -> Iterator[Path]:
+    """A folder in `parent` that goes in any case; no signal comes between its making and the care for it.
+
+    Raises:
+        InputError: it cannot be made, or writing in it or beside it fails; `target` is what the caller wanted to write.
+    """
+    hold = Hold()
+    hold.start()
+    try:
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=".onnxdam-", dir=parent))
+        except OSError as error:
+            raise unwritable(target, error) from None
+        try:
+            hold.stop()
+            yield folder
+        except OSError as error:
+            if error.filename is not None and not _concerns(error, folder, target):
+                raise  # not ours: something that the caller read failed
+            raise unwritable(target, error) from error
+        finally:
+            hold.start()
+            shutil.rmtree(folder, ignore_errors=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        hold.stop()
 
 
 def check_output(path: Path, *, overwrite: bool, sources: Iterable[str | os.PathLike[str]]) -> None:
@@ -75,9 +94,11 @@ def _refuse_existing(paths: Iterable[Path]) -> None:
             raise InputError(f"{path}: exists already; ask for --force (overwrite=True) to replace it")
 
 
-def _parents(error: OSError) -> tuple[Path, ...]:
-    path = Path(os.fsdecode(error.filename))
-    return (path.parent, path.parent.parent)
+def _concerns(error: OSError, folder: Path, target: Path) -> bool:
+    """Whether an error is about something in the temporary folder, or about where it is to go."""
+    names = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
+    paths = [Path(os.fsdecode(name)).absolute() for name in names]
+    return any(path.is_relative_to(folder) or path.is_relative_to(target.absolute()) for path in paths)
 
 
 def unwritable(path: Path, error: OSError) -> OnnxDamError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +120,50 @@ def test_a_report_that_fails_at_the_end_leaves_no_model(model: Path, monkeypatch
 def test_repositories_that_cannot_be(model: Path) -> None:
     for name in ("x" * 300, "d/" * 3000 + "r"):
         assert "cannot be written" in refused("deploy", model, name, "--to", "triton")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(KeyboardInterrupt, exits.INTERRUPTED), (exits.Terminated, exits.TERMINATED)]
+)
+def test_signals_inside_of_compiled_modules(
+    kind: type[BaseException], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come out as ImportErrors, with the signal as their cause."""
+
+    def imported() -> None:
+        try:
+            raise kind
+        except BaseException as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr("onnxdam.doctor.examine", imported)
+    run = onnxdam("doctor")
+    assert run.returncode == code
+    assert run.stderr.endswith("; nothing was written\n") and len(run.stderr.splitlines()) == 1
+
+
+def test_not_enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hungry() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("onnxdam.doctor.examine", hungry)
+    assert refused("doctor") == "FAILED  there is not enough memory; nothing was written\n"
+
+
+def test_signals_that_come_too_late(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While files move into place nothing is interrupted any more, and afterwards all is as before."""
+    replace, sent = os.replace, []
+
+    def interrupted(*args: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            sent.append(number)
+        replace(*args)
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(os, "replace", interrupted)
+    run = onnxdam("prune", model, "-o", model.parent / "s.onnx", "--plan", model.parent / "p.json")
+    assert run.returncode == exits.DONE, run
+    assert len(sent) == 4
+    assert files(model.parent) == ["m.onnx", "p.json", "s.onnx"]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
