@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -60,8 +63,9 @@ def run(arguments: list[str] | None = None) -> None:
     """Entry point of the `onnxdam` command: every outcome ends in one line and one exit status."""
     gc.set_threshold(50_000, 20, 20)  # graphs are many small objects that live long: a third of the time was collection
     warnings.showwarning = _show_warning
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in the background of a shell
+        signal.signal(signal.SIGINT, _stop)
     sys.exit(status(arguments))
 
 
@@ -111,8 +115,20 @@ def _signal_behind(error: BaseException | None) -> BaseException | None:
     return None
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise exits.Terminated
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raises; but not into the import of a compiled module, which can crash of it: the signal comes again then."""
+    if any(f.f_code.co_filename.startswith("<frozen importlib") for f in _stack(frame)):
+        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+        return
+    raise KeyboardInterrupt if number == signal.SIGINT else exits.Terminated
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _failed(message: str) -> None:

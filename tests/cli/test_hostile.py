@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +169,29 @@ def test_signals_that_come_too_late(model: Path, monkeypatch: pytest.MonkeyPatch
     assert len(sent) == 4
     assert files(model.parent) == ["m.onnx", "p.json", "s.onnx"]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_an_import_is_not_interrupted_in_the_middle(tmp_path: Path) -> None:
+    """Compiled modules can crash of that; the signal comes again when the import is over."""
+    (tmp_path / "slow.py").write_text(
+        "import os, pathlib, signal, time\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(0.1)\n"
+        f"pathlib.Path({str(tmp_path / 'imported')!r}).touch()\n"
+    )
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from onnxdam import doctor\n"
+        "def examine():\n"
+        "    import slow\n"
+        "    time.sleep(30)\n"
+        "doctor.examine = examine\n"
+        "from onnxdam.cli.main import run\n"
+        "run(['doctor'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == exits.INTERRUPTED
+    assert done.stderr.strip() == "FAILED  interrupted; nothing was written"
+    assert (tmp_path / "imported").exists()
