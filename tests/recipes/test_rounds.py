@@ -73,3 +73,21 @@ def test_fisher_matrix_of_a_softmax() -> None:
     h = torch.zeros(200_000, 3)
     found = fisher(nn.Identity(), h)  # logits 0: p = 1/3 each, F = diag p - p p'
     torch.testing.assert_close(found, torch.eye(3) / 3 - 1 / 9, rtol=0, atol=0.01)
+
+
+def test_nothing_is_warped_by_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TURN", "STRETCH", "SHEAR", "SHIFT", "BEND"):
+        monkeypatch.setattr(warp, name, 0.0)
+    x, columns = torch.rand(5, 81), torch.tensor([3, 80, 0, 40])
+    torch.testing.assert_close(warp.warped(x, columns), x[:, columns], rtol=0, atol=1e-5)
+
+
+def test_a_shift_shifts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TURN", "STRETCH", "SHEAR", "BEND"):
+        monkeypatch.setattr(warp, name, 0.0)
+    x = torch.arange(9.0).repeat(9)[None].expand(200, -1)  # a ramp to the right
+    moved = warp.warped(x, torch.tensor([40]))[:, 0] - 4
+    limit = warp.SHIFT * 9 / 2  # in pixels
+    assert moved.abs().max() <= limit + 1e-4
+    assert moved.min() < -limit / 2
+    assert moved.max() > limit / 2
