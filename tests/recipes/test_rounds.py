@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 import onnxdam  # noqa: E402
 from onnxdam.errors import InputError  # noqa: E402
 from onnxdam.masks import export  # noqa: E402
-from onnxdam.recipes import find  # noqa: E402
+from onnxdam.recipes import find, warp  # noqa: E402
 from onnxdam.recipes.lenet import IN_ROUNDS, ROUNDS, in_rounds  # noqa: E402
 from onnxdam.recipes.surgeon import eliminate, fisher  # noqa: E402
 
