@@ -76,8 +76,11 @@ def status(arguments: list[str] | None = None) -> int:
         return result if isinstance(result, int) else exits.DONE
     except click.exceptions.Exit as done:
         return done.exit_code
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return exits.BAD_INPUT
+    except click.ClickException as error:
+        _failed(_one_line(error))
         return exits.BAD_INPUT
     except OnnxDamError as error:
         _failed(str(error))
@@ -98,6 +101,12 @@ def status(arguments: list[str] | None = None) -> int:
         traceback.print_exc()
         _failed(f"an error in onnxdam itself ({type(error).__name__}); please report it with the lines above")
         return exits.BUG
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split())
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return message if context is None else f"{message.rstrip('.')} (see {context.command_path} --help)"
 
 
 def _interrupted(error: BaseException) -> int:

@@ -105,7 +105,7 @@ def test_readme_publishes_the_exit_codes() -> None:
 def test_usage_errors(arguments: list[str]) -> None:
     run = onnxdam(*arguments)
     assert run.returncode == exits.BAD_INPUT
-    assert "Error: " in run.stderr
+    assert run.stderr.startswith("FAILED  ") and run.stderr.count("\n") == 1
     assert run.stdout == ""
 
 

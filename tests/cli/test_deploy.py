@@ -78,7 +78,7 @@ def test_notes_and_what_was_not_run(tmp_path: Path) -> None:
 def test_usage_errors(arguments: list[str]) -> None:
     run = onnxdam("deploy", *arguments)
     assert run.returncode == exits.BAD_INPUT
-    assert "Error: " in run.stderr
+    assert run.stderr.startswith("FAILED  ") and run.stderr.count("\n") == 1
     assert run.stdout == ""
 
 
