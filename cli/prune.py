@@ -382,6 +382,7 @@ def _print(outcome: _Outcome) -> None:
     for note in (*plan.notes, *before.notes):
         show.line(f"note: {note}")
     _print_refusals(plan)
+    _print_aligned(plan)
     if outcome.report is not None:
         if not outcome.passed:
             show.cases(outcome.report.cases)
@@ -423,3 +424,15 @@ def _print_refusals(plan: Plan, most: int = 5) -> None:
         show.line(f"  {refusal.value}:{refusal.axis} {len(refusal.indices)} slots: {refusal.reason}")
     if len(plan.refusals) > most:
         show.line(f"  and {len(plan.refusals) - most} axes more (--report lists them)")
+
+
+def _print_aligned(plan: Plan) -> None:
+    """Slots that nobody reads and that are no refusals: they need not be masked to be dead."""
+    told = {(refusal.value, refusal.axis) for refusal in plan.refusals}
+    dead = [
+        len(slots) for value, axes in plan.aligned.items() for axis, slots in axes.items() if (value, axis) not in told
+    ]
+    if dead:
+        show.line(
+            f"{sum(dead)} unread slots of {len(dead)} axes stay, because that width runs faster (--align none: they go)"
+        )
