@@ -231,6 +231,8 @@ class Need:
             return True
         if op.rule.operands == "pieces":
             joint = op.rule.axis(op)
+            if not isinstance(tensor.shape[joint], int):
+                return True
             if op.y.axes[joint].n > 1:
                 return bool(self.kept(tensor.axes[joint]).any())
             return all(self.kept(a).any() for a in tensor.axes if a.n > 1)

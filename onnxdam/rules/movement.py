@@ -21,6 +21,7 @@ from onnxdam.rules.base import (
     Same,
     adopt_shape,
     carry_const,
+    pin,
     pin_all,
     same,
     same_axes,
@@ -136,8 +137,8 @@ class Concat(Rule):
             if fixed and op.y.axes[axis].n > 1:
                 yield Same(t.axes[axis], op.y.axes[axis], None, np.arange(offset, offset + n))
                 offset += n
-            elif n > 1:
-                yield Pinned(t.axes[axis], "joined with a piece of unknown extent")
+            else:
+                yield from pin("joined with a piece of unknown extent", t.axes[axis], op.y.axes[axis])
             others = [i for i in range(op.y.rank) if i != axis]
             if t.is_leaf or not fixed or not self._read_in_part(op):
                 yield from same_axes(t, op.y, others)
@@ -193,6 +194,8 @@ class Concat(Rule):
         if op.y.opaque or any(t is not None and t.opaque for t in op.ins):
             return
         axis, offset = self.axis(op), 0
+        if any(t is not None and not isinstance(t.shape[axis], int) for t in op.ins):
+            return
         gone = []
         for i, t in enumerate(op.ins):
             n = t.axes[axis].n if t is not None else 0
@@ -221,10 +224,25 @@ class Split(Rule):
             offset += n
 
     def shapes(self, op: Op) -> None:
-        if not op.x.opaque:
-            for y in op.outs:
-                if not y.opaque:
-                    adopt_shape(op.x, y, [i for i in range(op.x.rank) if i != self.axis(op)])
+        if op.x.opaque:
+            return
+        axis, sizes = self.axis(op), self._sizes(op)
+        for k, y in enumerate(op.outs):
+            if not y.opaque:
+                adopt_shape(op.x, y, [i for i in range(op.x.rank) if i != axis])
+                if sizes is not None and not isinstance(y.shape[axis], int):
+                    y.set_layout(axis, (sizes[k],))
+
+    def _sizes(self, op: Op) -> tuple[int, ...] | None:
+        """The extents of the pieces, None where they are not known."""
+        whole, count = op.x.shape[self.axis(op)], len(op.outs)
+        if op.has(1) or "split" in op.node.attributes:
+            sizes = op.ints(1, "split")
+            return sizes if sizes is not None and len(sizes) == count else None
+        if not isinstance(whole, int):
+            return None
+        piece = -(-whole // count)
+        return tuple(min(piece, whole - k * piece) for k in range(count))
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x = op.x

@@ -60,6 +60,19 @@ TRAPS = [
     between("s = Max(r, v)", "maximum_with_a_negative_vector", {"v": [-1.0] * 6}, narrow=NARROW | {"v": (4,)}),
     between("p = Pow(r, e)  s = Identity(p)", "power_zero_of_zero_is_one", {"e": 0.0}, narrow=None),
     Trap(
+        "pieces_of_what_is_flattened_at_run_time",
+        "(double[N,3,2,3] x) => (double[N,24] y)"
+        "{ a = Conv(x, W)  n = Shape<end=1>(a)  s = Concat<axis=0>(n, rest)  r = Reshape(a, s)"
+        "  p, q = Split<axis=-1>(r, sizes)  y = Concat<axis=1>(q, p) }",
+        {"W": (4, 3, 1, 1), "rest": [-1], "sizes": [7, 17]}, {"W": s_[:]}, kept=True,
+    ),
+    Trap(
+        "pieces_of_unknown_extent",
+        "(double[N,3,2,3] x, int64[2] sizes) => (double[N,24] y)"
+        "{ a = Conv(x, W)  r = Flatten(a)  p, q = Split<axis=1>(r, sizes)  y = Concat<axis=1>(q, p) }",
+        {"W": (4, 3, 1, 1)}, {"W": s_[:]}, kept=True, ranges={"sizes": (12, 13)},
+    ),
+    Trap(
         "gather_with_runtime_indices_on_channels",
         "(double[N,5] x, int64[3] i) => (double[N,2] y) { a = MatMul(x, W1)  r = Relu(a)  g = Gather<axis=1>(r, i)  y = MatMul(g, W2) }",
         {"W1": (5, 6), "W2": (3, 2)}, {"W1": s_[:, [1, 4]]}, {}, kept=True, ranges={"i": (0, 6)},

@@ -279,7 +279,7 @@ def recurrent(b: Builder, x: Value) -> Value | None:
     inputs: list[Value | None] = [b.node("Transpose", x, shape=[t, n, c], perm=[1, 0, 2]), w, r, bias, lens]
     has_state = b.choose.chance(35)
     if has_state:
-        if b.choose.chance(50) or n == "N":
+        if b.choose.chance(50) or not isinstance(n, int):
             inputs.append(b.input([dirs, n, hidden]))
         else:
             inputs.append(b.const(b.rng.normal(size=[dirs, int(n), hidden])))
