@@ -131,16 +131,25 @@ class Interface:
         nameless = [replace(item, name=str(k)) for k, item in enumerate(described)]  # a mask gets numbers as others do
         drawn = random_feed(nameless, sizes, NORMAL, seed, small)
         other = {item.name: drawn[str(k)] for k, item in enumerate(described)}
-        noisy = dict(feed)
+        noisy = self.swapped(feed)
         for name, array in feed.items():
             if name not in self or array.dtype.kind not in "fiub":
-                continue
+                continue  # a text that it was never taught may stop a model
             noise = other[name] if other[name].shape == array.shape else np.resize(other[name], array.shape)
             if array.dtype.kind == "f":
                 limit = float(np.finfo(array.dtype).max) / 16
                 noise = np.clip(noise.astype(np.float64) * amplitude, -limit, limit).astype(array.dtype)
             noisy[name] = np.where(self.read(name, array.shape), array, noise)
         return noisy
+
+    def swapped(self, feed: Feed) -> Feed:
+        """The data, with that of the row before in every feature that left."""
+        return {
+            name: np.where(self.read(name, array.shape), array, np.roll(array, 1, 0))
+            if name in self and array.ndim
+            else array
+            for name, array in feed.items()
+        }
 
 
 def _resized(value: onnx.ValueInfoProto, shape: Shape, merged: tuple[int, ...] = ()) -> onnx.ValueInfoProto:

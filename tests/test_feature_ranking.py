@@ -104,6 +104,22 @@ def test_two_inputs_joined() -> None:
     assert (a.read.tolist(), b.read.tolist()) == ([False, True, True], [True, True, True, False])
 
 
+def test_inputs_of_one_column() -> None:
+    """As sklearn pipelines have them."""
+    w = columns(6, unread=(1,))
+    text = """g (float[N, 1] a, float[N, 1] b, int64[N, 1] code, float[N, 1] d) => (float[N, 3] y) {
+        e = Gather(table, code)  f = Flatten(e)  c = Concat<axis = 1>(a, b, f, d)  r = Relu(c)  y = MatMul(r, w) }"""
+    a, b, code, d = features.rank(parsed(text, w=w, table=normal(5, 3)))
+    assert [r.read.tolist() for r in (a, b, code, d)] == [[True], [False], [True], [True]]
+    assert [r.readers for r in (a, b, code)] == [("MatMul MatMul(y)",), (), ("Gather Gather(e)",)]
+    assert np.isnan(code.norm).all()
+    np.testing.assert_allclose([*a.norm, *d.norm], norms(w)[[0, 5]])
+    (x,) = features.rank(
+        parsed("g (float[N, 1] x) => (float[N, 3] y) { h = MatMul(x, v)  y = MatMul(h, w) }", v=normal(1, 6), w=w)
+    )
+    assert x.read.all() and x.readers == ("MatMul MatMul(h)",)
+
+
 def test_selections() -> None:
     text = "(float[N, 5] x) => (float[N, 3] y) { p = Gather<axis = 1>(x, picks)  y = MatMul(p, w) }"
     w = columns(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,13 @@ def test_the_manifest_of_another_model_is_an_error(tmp_path: Path) -> None:
     features.check_belongs(made, path)
     with pytest.raises(InputError, match=r"other\.onnx: the manifest belongs to another model"):
         features.check_belongs(made, other, str(other))
+
+
+def test_the_manifest_beside_a_model_is_its_own(tmp_path: Path) -> None:
+    path, made = with_manifest(tmp_path)
+    features.manifest_path(path).write_text(replace(made, keep_signature=True).to_json())
+    with pytest.raises(InputError, match=r"slim\.features\.json: belongs to another model than the one beside it"):
+        features.load(path)
 
 
 def test_numpy_is_all_that_it_takes() -> None:

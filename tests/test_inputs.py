@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper, parser
+from onnx import helper, numpy_helper, parser
 
 import onnxdam
 from onnxdam import features
@@ -559,6 +559,51 @@ def test_a_plain_prune_carries_the_manifest() -> None:
             once.graph.initializer[k].CopyFrom(numpy_helper.from_array(array, "v"))
     with pytest.raises(InputError, match="changed since its manifest was made"):
         onnxdam.slim(once)
+
+
+# -- codes and texts ---------------------------------------------------------------------------------------------------
+def encoded(kind: int, codes: dict[str, Any], unread: bool) -> onnx.ModelProto:
+    """A column of codes, all others of which stop the model; whether anything reads it."""
+    w = weights(5, 2, dead=[0, 1, 2] if unread else [])
+    node = helper.make_node
+    nodes = [
+        node("OneHotEncoder", ["c"], ["o"], domain="ai.onnx.ml", zeros=0, **codes),
+        node("Reshape", ["o", "shape"], ["f"]),
+        node("Concat", ["f", "x"], ["k"], axis=1),
+        node("MatMul", ["k", "w"], ["y"]),
+    ]
+    declared = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [declared("c", kind, ["N", 1]), declared("x", 1, ["N", 2])],
+        [declared("y", 1, ["N", 2])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.array([0, 3]), "shape")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "codes", "known"),
+    [
+        (onnx.TensorProto.INT64, {"cats_int64s": [30, 7, 9]}, [30, 7, 9]),
+        (onnx.TensorProto.STRING, {"cats_strings": ["u", "v", "w"]}, ["u", "v", "w"]),
+    ],
+)
+def test_codes_that_may_not_be_noise(kind: int, codes: dict[str, Any], known: list[Any], tmp_path: Path) -> None:
+    """Rows are swapped where noise stops the original, and that tells a column that is read."""
+    rng = np.random.default_rng(0)
+    data = tmp_path / "x.npz"
+    np.savez(data, c=np.array(known * 3)[:, None], x=rng.standard_normal((9, 2)).astype(np.float32))
+    original = encoded(kind, codes, unread=True)
+    slim, plan = onnxdam.slim(original, inputs=True)
+    assert shapes(slim)["x"] == ("N", 2) and "c" not in shapes(slim)
+    report = onnxdam.verify(original, slim, manifest=plan.signature, data=data)
+    assert report.passed
+    assert any("rows were swapped" in note for note in report.notes) == (kind == onnx.TensorProto.INT64)
+    report = onnxdam.verify(encoded(kind, codes, unread=False), slim, manifest=plan.signature, data=data)
+    assert any("noise" in case.inputs and case.error > 1e-3 for case in report.cases)
 
 
 # -- the check can fail ------------------------------------------------------------------------------------------------

@@ -98,8 +98,9 @@ def arrivals(need: Need, start: Tensor, element: Element) -> list[Arrival]:
         start: the input.
         element: what stands where in it.
     """
-    if not any(map(element.varies_along, range(start.rank))):
+    if not element.coordinates:
         return []  # nothing to tell apart
+    single = not any(map(element.varies_along, range(start.rank)))
     found: list[Arrival] = []
     seen: set[tuple[object, ...]] = set()
     waiting = [(start, element)]
@@ -115,7 +116,7 @@ def arrivals(need: Need, start: Tensor, element: Element) -> list[Arrival]:
             if op not in need.running or op.rule.shape_only:
                 continue
             read = list(_contractions(need, op, t, element))
-            onward = [] if read or len(seen) > MOST else list(_onward(need, op, t, element))
+            onward = [] if read or len(seen) > MOST else list(_onward(need, op, t, element, single))
             mixes = not read and (not onward or _is_pinned(need, op, t, element))
             found.extend([Arrival(_name(op), element)] if mixes else read)
             waiting.extend(onward)
@@ -149,12 +150,21 @@ def _is_pinned(need: Need, op: Op, t: Tensor, element: Element) -> bool:
     return needs and _positions(op, t) is None
 
 
-def _onward(need: Need, op: Op, t: Tensor, element: Element) -> Iterator[tuple[Tensor, Element]]:
+def _onward(need: Need, op: Op, t: Tensor, element: Element, single: bool) -> Iterator[tuple[Tensor, Element]]:
     relations = need.relations.get(op, ())
+    lost = single and not any(map(element.matters_along, range(t.rank)))  # in the whole tensor: nothing is told apart
     for target in (*op.outs, *(inner for body in op.bodies.values() for inner in body.ins)):
-        if target in need.alive and not target.opaque:
+        if target in need.alive and not target.opaque and not (lost and not _passes(relations, op, t, target)):
             found = _moved(relations, t, target, element) or _pushed(op, t, target, element)
             yield from ((target, moved) for moved in found)
+
+
+def _passes(relations: Sequence[Relation], op: Op, x: Tensor, y: Tensor) -> bool:
+    """Whether the only feature of x is one element of y; relations rarely speak of axes of one slot."""
+    if [axis.n for axis in x.axes] == [axis.n for axis in y.axes] or (op.ins[0] is x and _positions(op, x) is not None):
+        return True
+    pairs = [{r.a.tensor, r.b.tensor} for r in relations if isinstance(r, Same | Follows) and 1 in (r.a.n, r.b.n)]
+    return {x, y} in pairs
 
 
 # ------------------------------------------------------------------------------------------------------ movement

@@ -26,7 +26,7 @@ def load(source: AnyModel) -> Manifest:
 
     Args:
         source: NAME.features.json; or a pruned model (a path or an object), whose metadata holds it. A model file
-            without may have its manifest beside it.
+            without may have its manifest beside it; one beside a model that holds its own must be the same.
 
     Raises:
         InputError: there is none, it is damaged, or it is not the one of this model.
@@ -37,10 +37,16 @@ def load(source: AnyModel) -> Manifest:
 
     model = io.load(source)
     where = str(source) if isinstance(source, str | os.PathLike) else "model"
-    found = _in_metadata(model, where) or _beside(source, where)
+    inside, beside = _in_metadata(model, where), _beside(source)
+    found = inside or beside
     if found is None:
         raise InputError(f"{where}: holds no manifest; `onnxdam prune --inputs` writes models that do")
-    check_belongs(found, model, where)
+    if inside is not None:
+        check_belongs(inside, model, where)
+    if beside is not None and not (beside.to_json() == inside.to_json() if inside else belongs(beside, model)):
+        raise InputError(
+            f"{manifest_path(where)}: belongs to another model than the one beside it; remove or replace it"
+        )
     return found
 
 
@@ -78,11 +84,9 @@ def _in_metadata(model: ir.Model, where: str) -> Manifest | None:
     return None if text is None else Manifest.from_json(text, f"{where}: metadata {METADATA_KEY!r}")
 
 
-def _beside(source: object, where: str) -> Manifest | None:
-    if not isinstance(source, str | os.PathLike):
-        return None
-    path = manifest_path(source)
-    return Manifest.from_json(_text(path), str(path)) if path.exists() else None
+def _beside(source: object) -> Manifest | None:
+    path = manifest_path(source) if isinstance(source, str | os.PathLike) else None
+    return Manifest.from_json(_text(path), str(path)) if path is not None and path.exists() else None
 
 
 def _text(path: Path) -> str:
