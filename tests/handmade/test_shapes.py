@@ -61,16 +61,17 @@ TRAPS = [
     between("p = Pow(r, e)  s = Identity(p)", "power_zero_of_zero_is_one", {"e": 0.0}, narrow=None),
     Trap(
         "pieces_of_what_is_flattened_at_run_time",
-        "(double[N,3,2,3] x) => (double[N,24] y)"
+        "(double[N,3,2,3] x) => (double[N,24] y, double[N,2,2,3] z)"
         "{ a = Conv(x, W)  n = Shape<end=1>(a)  s = Concat<axis=0>(n, rest)  r = Reshape(a, s)"
-        "  p, q = Split<axis=-1>(r, sizes)  y = Concat<axis=1>(q, p) }",
-        {"W": (4, 3, 1, 1), "rest": [-1], "sizes": [7, 17]}, {"W": s_[:]}, kept=True,
+        "  p, q = Split<axis=-1>(r, sizes)  y = Concat<axis=1>(q, p)  b, c = Split<axis=1>(a, halves)  z = Conv(c, M) }",
+        {"W": (4, 3, 1, 1), "M": (2, 2, 1, 1), "rest": [-1], "sizes": [7, 17], "halves": [2, 2]}, {"W": s_[:], "M": s_[:]},
     ),
     Trap(
         "pieces_of_unknown_extent",
-        "(double[N,3,2,3] x, int64[2] sizes) => (double[N,24] y)"
-        "{ a = Conv(x, W)  r = Flatten(a)  p, q = Split<axis=1>(r, sizes)  y = Concat<axis=1>(q, p) }",
-        {"W": (4, 3, 1, 1)}, {"W": s_[:]}, kept=True, ranges={"sizes": (12, 13)},
+        "(double[N,3,2,3] x, int64[2] sizes) => (double[N,24] y, double[N,2,2,3] z)"
+        "{ a = Conv(x, W)  r = Flatten(a)  p, q = Split<axis=1>(r, sizes)  y = Concat<axis=1>(q, p)"
+        "  b, c = Split<axis=1>(a, halves)  z = Conv(c, M) }",
+        {"W": (4, 3, 1, 1), "M": (2, 2, 1, 1), "halves": [2, 2]}, {"W": s_[:], "M": s_[:]}, ranges={"sizes": (12, 13)},
     ),
     Trap(
         "gather_with_runtime_indices_on_channels",
