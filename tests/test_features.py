@@ -293,7 +293,7 @@ def test_a_frame_without_names_goes_by_position(names: tuple[str, ...]) -> None:
         ((*NAMES, "hair"), "has column 'hair', which the model does not know"),
         (("age", "height", "weight", "puls", "shoe"), "lacks column 'pulse' and has column 'puls', which"),
         (("height", "age", "weight", "pulse", "shoe"), "another order: 'height' at 0, the model has 'age' there"),
-        (("age", "pulse"), "lacks column 'height'"),
+        (("age", "pulse"), "another order: 'age' at 0, the pruned model has 'pulse' there"),
         (("age", "age", "weight", "pulse", "shoe"), "has column 'age' twice"),
     ],
 )
@@ -304,6 +304,13 @@ def test_columns_that_differ_are_named(columns: tuple[str, ...], says: str) -> N
         with pytest.raises(InputError) as caught:
             features.select(given, manifest(table()))
         assert says in str(caught.value) and str(caught.value).startswith("input 'x': the table ")
+
+
+@pytest.mark.parametrize("given", [None, "slim.features.json", {"schema": 1}])
+def test_a_manifest_is_no_path_or_text(given: Any) -> None:
+    for use in (features.select, features.expand_outputs):
+        with pytest.raises(InputError, match=f"manifest: {type(given).__name__} is none; .*load"):
+            use(X, given)
 
 
 def test_named_columns_need_a_manifest_with_names() -> None:
@@ -323,6 +330,13 @@ def test_columns_that_are_read_must_be_numbers(column: list[Any], says: str) -> 
     frame["pulse"] = pandas.array(column, dtype="Int64" if column[0] == 1 else "object")
     for given in (frame, pyarrow.Table.from_pandas(frame)):
         with pytest.raises(InputError, match=says):
+            features.select(given, manifest(table()))
+
+
+def test_dates_are_no_numbers() -> None:
+    frame = pandas.DataFrame(X, columns=list(NAMES)).assign(pulse=pandas.Timestamp("2020-02-02"))
+    for given in (frame, pyarrow.Table.from_pandas(frame)):
+        with pytest.raises(InputError, match="column 'pulse' holds no numbers, but others do"):
             features.select(given, manifest(table()))
 
 

@@ -36,6 +36,7 @@ def select(x: Any, manifest: Manifest, input: str | None = None) -> Any:
     Raises:
         InputError: the data does not fit; the message names the input, and what differs.
     """
+    _require_manifest(manifest)
     if not isinstance(x, Mapping):
         return _select(x, manifest.input(input), manifest.keep_signature)
     if input is not None:
@@ -62,6 +63,7 @@ def expand_outputs(y: Any, manifest: Manifest) -> Any:
     Raises:
         InputError: the results are not those of the pruned model; the message names the output, and what differs.
     """
+    _require_manifest(manifest)
     if isinstance(y, Mapping):
         return {name: _expand(array, manifest.output(name)) for name, array in y.items()}
     if isinstance(y, Sequence):
@@ -69,6 +71,11 @@ def expand_outputs(y: Any, manifest: Manifest) -> Any:
             raise InputError(f"results: {len(y)} arrays, but the model has {len(manifest.outputs)} outputs")
         return [_expand(array, item) for array, item in zip(y, manifest.outputs, strict=True)]
     return _expand(y, manifest.output())
+
+
+def _require_manifest(manifest: object) -> None:
+    if not isinstance(manifest, Manifest):
+        raise InputError(f"manifest: {type(manifest).__name__} is none; `onnxdam.features.load` reads it from a file")
 
 
 # -------------------------------------------------------------------------------------------------------- inputs
@@ -113,13 +120,16 @@ def _from_table(table: Any, item: InputFeatures, keep_signature: bool) -> np.nda
         )
     if present == item.names:
         return tables.to_numpy(table, read)
-    if present == tuple(item.names[i] for i in read):
+    wanted = tuple(item.names[i] for i in read)
+    if present == wanted:
         return tables.to_numpy(table, range(columns))
+    if sorted(present) == sorted(wanted):
+        raise InputError(_difference(present, wanted, "the pruned model"))
     raise InputError(_difference(present, item.names))
 
 
-def _difference(present: Sequence[str], wanted: Sequence[str]) -> str:
-    """Why these are not the columns of the original."""
+def _difference(present: Sequence[str], wanted: Sequence[str], whose: str = "the model") -> str:
+    """Why these are not the columns that are wanted."""
     twice = [name for k, name in enumerate(present) if name in present[:k]]
     if twice:
         return f"the table has column {twice[0]!r} twice"
@@ -129,7 +139,7 @@ def _difference(present: Sequence[str], wanted: Sequence[str]) -> str:
     if parts:
         return "the table " + " and ".join(parts)
     at = next(k for k, (a, b) in enumerate(zip(present, wanted, strict=True)) if a != b)
-    return f"the table has its columns in another order: {present[at]!r} at {at}, the model has {wanted[at]!r} there"
+    return f"the table has its columns in another order: {present[at]!r} at {at}, {whose} has {wanted[at]!r} there"
 
 
 def _some(names: Sequence[str]) -> str:

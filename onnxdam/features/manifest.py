@@ -347,7 +347,7 @@ def _to_plain(value: Number) -> Number | str:
 def _read(cls: type[Manifest], text: str) -> Manifest:
     try:
         data = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError("is not JSON") from None
     _require(isinstance(data, dict) and "schema" in data, "is not a manifest of onnxdam")
     _require(data["schema"] == SCHEMA, f"has schema {data['schema']!r}, this version of onnxdam reads {SCHEMA}")

@@ -114,7 +114,7 @@ def to_numpy(table: Any, columns: Sequence[int]) -> np.ndarray:
         parts = [_arrow_column(table, index) for index in columns]
     else:
         parts = [_pandas_column(table, index) for index in columns]
-    texts = [k for k, part in enumerate(parts) if part.dtype.kind in "OUS"]
+    texts = [k for k, part in enumerate(parts) if part.dtype.kind not in "biuf"]
     if texts and len(texts) < len(parts):
         name = (column_names(table) or range(table.shape[1]))[columns[texts[0]]]
         raise InputError(f"column {name!r} holds no numbers, but others do; an input has one type")
