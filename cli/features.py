@@ -63,7 +63,7 @@ def command(
         raise click.UsageError("--csv and --png name the same file")
     for path in filter(None, (csv_to, png_to)):
         io.check_output(Path(path), overwrite=force, sources=[model])
-    given = {name: features.read_names(path) for name, _, path in (text.rpartition("=") for text in names)}
+    given = options.feature_names(names)
     with show.progress() as say:
         say(f"looking at {model}")
         found = _only(features.rank(model, names=given, **asked), only)

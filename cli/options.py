@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -96,3 +97,15 @@ class InputsCommand(click.Command):
         following = [*args, ""][1:]
         alone = [a == "--inputs" and b != "keep-signature" for a, b in zip(args, following, strict=True)]
         return super().parse_args(ctx, ["--inputs=narrow" if bare else a for a, bare in zip(args, alone, strict=True)])
+
+
+def feature_names(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Input name -> names of its features, from NAMES.csv (of the only input, called "") or INPUT=NAMES.csv."""
+    from onnxdam.features import read_names
+
+    found: dict[str, tuple[str, ...]] = {}
+    for name, _, path in (text.rpartition("=") for text in given):
+        if name in found:
+            raise click.UsageError(f"two files name the features of {f'input {name!r}' if name else 'the only input'}")
+        found[name] = read_names(path)
+    return found

@@ -181,7 +181,7 @@ def _prune(source: str, given: dict[str, Any], say: Say) -> _Outcome:
     else:
         say("looking for what is masked")
         asked = {name: given[name] for name in (*PLANNING, "provider", "strict")}
-        asked |= {"inputs": _INPUTS[given["inputs"]], "feature_names": _names(given["feature_names"])}
+        asked |= {"inputs": _INPUTS[given["inputs"]], "feature_names": options.feature_names(given["feature_names"])}
         if given["dry_run"]:
             plan, slim = api.plan(subject, **asked), None
         else:
@@ -251,14 +251,6 @@ def _reference(model: Path | onnx.ModelProto, plan: Plan, strict: bool) -> Path 
 
     threshold = float(plan.options.get("threshold", 0.0))
     return zero_small(io.load(model, strict=strict).clone(), threshold) if threshold else model
-
-
-def _names(given: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Input name -> names of its features, from NAMES.csv (of the only input, called "") or INPUT=NAMES.csv."""
-    from onnxdam.features import read_names
-
-    parts = [text.rpartition("=") for text in given]
-    return {name: read_names(path) for name, _, path in parts}
 
 
 class _Mismatch(Exception):

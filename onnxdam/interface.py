@@ -159,6 +159,8 @@ def _resized(value: onnx.ValueInfoProto, shape: Shape, merged: tuple[int, ...] =
     if shape == features.ANY_RANK:
         return copy
     dims = copy.type.tensor_type.shape.dim
+    if not copy.type.tensor_type.HasField("shape"):
+        dims.extend(onnx.TensorShapeProto.Dimension() for _ in shape)
     for axis in reversed(merged[1:]):
         del dims[axis]
     for dim, size in zip(dims, shape, strict=True):

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper, parser
 
 import onnxdam
 from onnxdam import features
-from onnxdam.errors import InputError
+from onnxdam.errors import InputError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int | str | None, ...]
@@ -559,6 +559,39 @@ def test_a_plain_prune_carries_the_manifest() -> None:
             once.graph.initializer[k].CopyFrom(numpy_helper.from_array(array, "v"))
     with pytest.raises(InputError, match="changed since its manifest was made"):
         onnxdam.slim(once)
+
+
+# -- what the file does not declare ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("declared", [None, ["N", "M"], [None, None]])
+def test_constant_columns_of_an_output_of_undeclared_extent(declared: list[str | None] | None) -> None:
+    original = model("(float[N,4] x) => (float[N,3] y) { h = MatMul(x, w)  y = Relu(h) }", w=weights(3, 4, dead=[1]).T)
+    del original.graph.output[:]
+    original.graph.output.append(helper.make_tensor_value_info("y", 1, declared))
+    slim, plan = onnxdam.slim(original, outputs=True)
+    assert plan.signature is not None and plan.signature.outputs[0].constants == {1: {1: 0.0}}
+    assert shapes(slim)["y"][1] == 2
+    assert onnxdam.verify(original, slim, plan=plan).passed
+    x = np.ones((2, 4), np.float32)
+    whole = ort.InferenceSession(original.SerializeToString()).run(None, {"x": x})
+    given = ort.InferenceSession(slim.SerializeToString()).run(None, {"x": x})
+    np.testing.assert_allclose(features.expand_outputs(given, plan.signature)[0], whole[0], rtol=1e-5)
+
+
+def test_sequences_beside_a_table_go_as_they_are() -> None:
+    original = model(
+        "(float[N,4] x, seq(float[N,2]) s) => (float[N,2] y, seq(float[N,2]) t) { y = MatMul(x, w)  t = Identity(s) }",
+        w=weights(4, 2, dead=[1]),
+    )
+    slim, plan = onnxdam.slim(original, inputs=True, outputs=True)
+    assert plan.signature is not None
+    with pytest.raises(UnsupportedError, match="input 's' is a sequence: no random data"):
+        onnxdam.verify(original, slim, plan=plan, manifest=plan.signature)
+    x, parts = np.ones((3, 4), np.float32), [np.ones((3, 2), np.float32)] * 2
+    chosen = features.select({"x": x, "s": parts}, plan.signature)
+    assert chosen["x"].shape == (3, 3) and chosen["s"] is parts
+    results = ort.InferenceSession(slim.SerializeToString()).run(None, chosen)
+    expanded = features.expand_outputs(results, plan.signature)
+    assert expanded[1] is results[1] and expanded[0].shape == (3, 2)
 
 
 # -- codes and texts ---------------------------------------------------------------------------------------------------

@@ -91,6 +91,8 @@ def _select(x: Any, item: InputFeatures, keep_signature: bool) -> Any:
     where = f"input {item.name!r}"
     if item.left and not keep_signature:
         raise InputError(f"{where}: nothing of it is read, and the pruned model does not take it; leave it away")
+    if item.shape == ANY_RANK and isinstance(x, list):
+        return x  # a sequence
     try:
         if tables.is_pandas(x) or tables.is_arrow(x):
             return _from_table(x, item, keep_signature)
@@ -186,8 +188,10 @@ def _take(array: Any, item: InputFeatures) -> Any:
 
 
 def _expand(y: Any, item: OutputFeatures) -> Any:
+    if item.slim_shape == ANY_RANK:
+        return y  # a sequence, or of unknown rank
     array = _array(y)
-    if item.slim_shape != ANY_RANK and not _fits(array.shape, item.slim_shape):
+    if not _fits(array.shape, item.slim_shape):
         raise InputError(
             f"output {item.name!r}: the result has shape {shown(tuple(array.shape))}, the pruned model gives "
             f"{shown(item.slim_shape)}"

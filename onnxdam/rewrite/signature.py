@@ -60,8 +60,10 @@ def features_read(need: Need) -> list[dict[int, tuple[int, ...]] | None]:
 
 
 def dims(value: ir.Value | None) -> Shape:
-    """The extents that the file declares."""
-    return ANY_RANK if value is None or value.shape is None else dims_of(value.shape)
+    """The extents that the file declares; those of what a sequence holds are not its own."""
+    if value is None or value.shape is None or isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        return ANY_RANK
+    return dims_of(value.shape)
 
 
 def dims_of(shape: ir.Shape) -> Shape:
@@ -97,6 +99,9 @@ def _input(need: Need, t: Tensor, left: bool) -> InputFeatures:
 
 def _output(need: Need, t: Tensor) -> OutputFeatures:
     shape, kept = dims(t.value), _kept(need, t)
+    if kept:  # the file may declare less than is known
+        declared = [None] * t.rank if shape == ANY_RANK else shape
+        shape = tuple(t.axes[axis].n if axis in kept else dim for axis, dim in enumerate(declared))
     facts = constant_columns(t)
     gone = {axis: np.setdiff1d(np.arange(t.axes[axis].n), picks) for axis, picks in kept.items()}
     constants = {axis: {int(i): facts[axis].value[i].item() for i in slots} for axis, slots in gone.items()}
@@ -175,8 +180,8 @@ def rewrite(slim: Slim, manifest: Manifest) -> None:
 
 
 def _resized(value: ir.Value, shape: Shape | None) -> ir.Shape:
-    assert value.shape is not None and shape is not None
-    old = list(value.shape)
+    assert shape is not None
+    old = [None] * len(shape) if value.shape is None else list(value.shape)
     return ir.Shape([dim if isinstance(dim, int) else old[i] for i, dim in enumerate(shape)])
 
 

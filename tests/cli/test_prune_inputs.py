@@ -86,6 +86,8 @@ def test_names(folder: Path) -> None:
     assert wrong.exit_code == 2 and "3 names for 6 features" in wrong.output
     alone = call(folder, "prune", "m.onnx", "-o", "t.onnx", *names)
     assert alone.exit_code == 2 and "--inputs" in alone.output
+    twice = call(folder, "prune", "m.onnx", "-o", "t.onnx", "--inputs", *names, *names)
+    assert twice.exit_code == 2 and "two files name the features of the only input" in twice.output
     named = call(folder, "prune", "m.onnx", "-o", "u.onnx", "--inputs", "--feature-names", f"x={folder / 'names.csv'}")
     assert named.exit_code == 0 and not list(folder.glob("t.*"))
 
