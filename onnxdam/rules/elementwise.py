@@ -304,6 +304,24 @@ class Copy(Elementwise):
         return source
 
 
+class Choice(Elementwise):
+    """Where: slots for which a known condition chooses are those of the operand that it chooses."""
+
+    def constants(self, op: Op) -> None:
+        super().constants(op)
+        sources, y = self.sources(op), op.y
+        if y.opaque or any(t.opaque for t in sources) or not (sources[0].any_const or sources[0].is_known):
+            return
+        for i, out in enumerate(y.axes):
+            if out.n > 1:
+                (decided, choice), *sides = (operand_const(t, aligned(t, y, i), out.n) for t in sources)
+                mask = decided & np.where(choice != 0, sides[0][0], sides[1][0])
+                value = np.where(choice != 0, sides[0][1], sides[1][1])
+                mask &= np.isfinite(value.astype(np.float64))
+                if mask.any():
+                    y.set_const(i, mask, np.where(mask, value, 0))
+
+
 class Division(Elementwise):
     """Div: zero over something positive is zero."""
 
@@ -526,6 +544,6 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "GreaterOrEqual"): _compare(np.greater_equal),
     ("", "Less"): _compare(np.less),
     ("", "LessOrEqual"): _compare(np.less_equal),
-    ("", "Where"): Elementwise(lambda op, c, a, b: np.asarray(np.where(c != 0, a, b))),
+    ("", "Where"): Choice(lambda op, c, a, b: np.asarray(np.where(c != 0, a, b))),
     **{("", name): Elementwise(None) for name in ("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot")},
 }

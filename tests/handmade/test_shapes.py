@@ -60,6 +60,18 @@ TRAPS = [
     between("s = Max(r, v)", "maximum_with_a_negative_vector", {"v": [-1.0] * 6}, narrow=NARROW | {"v": (4,)}),
     between("p = Pow(r, e)  s = Identity(p)", "power_zero_of_zero_is_one", {"e": 0.0}, narrow=None),
     Trap(
+        "a_known_condition_is_a_gate",
+        "(double[N,5] x) => (double[N,2] y) { a = MatMul(x, W1)  r = Cos(a)  s = Where(open, r, zero)  t = Tanh(s)  y = MatMul(t, W2) }",
+        {"W1": (5, 6), "W2": (6, 2), "open": np.array([1, 0, 1, 1, 0, 1], bool), "zero": 0.0}, {},
+        {"W1": (5, 4), "W2": (4, 2)},
+    ),
+    Trap(
+        "a_known_condition_between_two",
+        "(double[N,5] x) => (double[N,2] y) { a = MatMul(x, W1)  r = Cos(a)  b = MatMul(x, V)  s = Where(open, r, b)  y = MatMul(s, W2) }",
+        {"W1": (5, 6), "V": (5, 6), "W2": (6, 2), "open": np.array([1, 0, 1, 1, 0, 1], bool)}, {"V": s_[:, [1, 2]]},
+        {"W1": (5, 5), "V": (5, 5), "W2": (5, 2)},
+    ),
+    Trap(
         "pieces_of_what_is_flattened_at_run_time",
         "(double[N,3,2,3] x) => (double[N,24] y, double[N,2,2,3] z)"
         "{ a = Conv(x, W)  n = Shape<end=1>(a)  s = Concat<axis=0>(n, rest)  r = Reshape(a, s)"
