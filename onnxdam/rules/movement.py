@@ -234,15 +234,18 @@ class Split(Rule):
                     y.set_layout(axis, (sizes[k],))
 
     def _sizes(self, op: Op) -> tuple[int, ...] | None:
-        """The extents of the pieces, None where they are not known."""
+        """The extents of the pieces, None where they are not known or, in a branch that is never taken, do not fit."""
         whole, count = op.x.shape[self.axis(op)], len(op.outs)
         if op.has(1) or "split" in op.node.attributes:
             sizes = op.ints(1, "split")
-            return sizes if sizes is not None and len(sizes) == count else None
-        if not isinstance(whole, int):
+        elif isinstance(whole, int):
+            piece = -(-whole // count)
+            sizes = tuple(min(piece, whole - k * piece) for k in range(count))
+        else:
             return None
-        piece = -(-whole // count)
-        return tuple(min(piece, whole - k * piece) for k in range(count))
+        if sizes is None or len(sizes) != count or min(sizes) < 0 or (isinstance(whole, int) and sum(sizes) != whole):
+            return None
+        return sizes
 
     def relations(self, op: Op) -> Iterator[Relation]:
         x = op.x
