@@ -11,17 +11,20 @@ from __future__ import annotations
 import copy
 import fnmatch
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onnxdam.errors import InputError
 from onnxdam.masks.bernoulli import DiffPrune, HardConcrete
 from onnxdam.masks.cost import Cost
 from onnxdam.masks.dam import DAM
+from onnxdam.masks.example import Example, Inputs, among_tensors, evaluating
 from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.gate import Fixed, Gate, along, gates_of
 from onnxdam.masks.gates import Gates
@@ -102,7 +105,7 @@ class AttachedGates(Gates):
 
 def attach(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Any],
+    example_inputs: Inputs,
     *,
     method: str = "dam",
     include: Sequence[str] = ("*",),
@@ -120,7 +123,8 @@ def attach(
 
     Args:
         model: is changed in place; `gates.detach()` takes it back.
-        example_inputs: what the network can be called with.
+        example_inputs: what the network can be called with: a tensor, a tuple, a dict of arguments by name, or a tuple
+            that ends in such a dict.
         method: "dam", "diffprune", "hardconcrete", "grouplasso" or "slimming".
         include, exclude: globs on the names of the modules that make the channels, e.g. "layer1.*".
         inputs: gate the features of the network's inputs as well; DAM closes those in the order of their saliency,
@@ -137,8 +141,7 @@ def attach(
         raise InputError(f"attach: method {method!r} is none of {', '.join(METHODS)}")
     if has_masks(model):
         raise InputError("attach: the network has gates already; detach them first")
-    args = tuple_of(example_inputs)
-    graph = find_groups(model, args, inputs=inputs)
+    graph = find_groups(model, example_inputs, inputs=inputs)
     chosen = _chooser(graph, include, exclude)
     if method == "slimming":
         graph.select(lambda group: chosen(group) and bool(_scales(model, group)))
@@ -162,70 +165,77 @@ def _cost(graph: Graph, target: Mapping[str, Any] | None) -> tuple[Cost, Mapping
     return latency(graph, target), {"latency": target["latency"]}
 
 
-def tuple_of(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
-    """The arguments of a call; a tensor is the only one."""
-    return (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-
-
-def find_groups(model: nn.Module, args: tuple[Any, ...], *, inputs: bool = False) -> Graph:
+def find_groups(model: nn.Module, example_inputs: Inputs | Example, *, inputs: bool = False) -> Graph:
     """The groups of coupled channels of a network, each proved: a closed slot does leave.
 
     Raises:
         InputError: the network cannot be exported.
     """
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return Graph(export_in_memory(model, args), names, inputs=inputs)
+    return Graph(export_in_memory(model, Example.of(example_inputs)), names, inputs=inputs)
 
 
-def export_in_memory(model: nn.Module, args: tuple[Any, ...]) -> ir.Model:
+def export_in_memory(model: nn.Module, example: Example) -> ir.Model:
     """The graph of a network as it stands, nothing folded: initializers bear the names of the parameters.
 
     A batch is cut to one sample where the network allows: sizes that mix batch and channels are then plain.
     """
-    training = model.training
-    model.eval()
-    try:
-        _try(model, args)
-        program = _program(model, _one_sample(model, args))
-    finally:
-        model.train(training)
+    with evaluating(model):
+        _try(model, example)
+        program = _program(model, example.single(model))
     return ir.serde.deserialize_model(program.model_proto)
 
 
-def _program(model: nn.Module, args: tuple[Any, ...]) -> Any:
-    quiet = logging.getLogger("torch.onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
+def _program(model: nn.Module, example: Example) -> Any:
     try:
-        return torch.onnx.export(model, args, dynamo=True, optimize=False, verbose=False)
+        names = example.names(model)
+        with among_tensors(model, example) as tensors, quiet():
+            program = torch.onnx.export(model, tensors, input_names=names, dynamo=True, optimize=False, verbose=False)
+            assert program is not None
+            without_sequences(program.model)
+            return program
     except Exception as error:  # the exporter raises whatever the network's code raises under it
-        where = failing_module(model, lambda: torch.export.export(model, args, strict=False))
-        raise InputError(f"{where} cannot be exported to ONNX: {one_line(error)}") from error
+        raise InputError(not_exported(model, example, error)) from error
+
+
+def without_sequences(model: ir.Model) -> None:
+    """What the exporter writes as sequences of tensors (chunks, pieces) becomes plain splits; nothing is folded."""
+    from onnxscript import optimizer
+
+    optimizer.fold_constants(
+        model, onnx_shape_inference=False, input_size_limit=0, output_size_limit=0, should_fold=lambda _: False
+    )
+    optimizer.remove_unused_nodes(model)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Torch's exporter talks of its own affairs: deprecated tree specifications, operators of torchvision."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+            yield
     finally:
-        quiet.setLevel(level)
+        log.setLevel(level)
+
+
+def not_exported(model: nn.Module, example: Example, error: Exception) -> str:
+    """Which module cannot be exported, and why."""
+    with among_tensors(model, example) as tensors:
+        where = failing_module(model, lambda: torch.export.export(model, tensors, strict=False))
+    return f"{where} cannot be exported to ONNX: {one_line(error)}"
 
 
 @torch.no_grad()
-def _try(model: nn.Module, args: tuple[Any, ...]) -> None:
+def _try(model: nn.Module, example: Example) -> None:
     try:
-        model(*args)
+        example.run(model)
     except Exception as error:  # whatever the network's code raises
-        shapes = ", ".join(str(tuple(a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
-        where = failing_module(model, lambda: model(*args))
-        raise InputError(f"{where} fails on the example inputs, {shapes}: {one_line(error)}") from error
-
-
-def _one_sample(model: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    tensors = [a for a in args if isinstance(a, Tensor)]
-    if len(tensors) != len(args) or any(a.dim() < 2 or len(a) != len(tensors[0]) for a in tensors) or not tensors:
-        return args
-    single = tuple(a[:1] for a in tensors)
-    try:
-        with torch.no_grad():
-            model(*single)
-    except Exception:  # its first axis is no batch
-        return args
-    return single
+        where = failing_module(model, lambda: example.run(model))
+        raise InputError(f"{where} fails on the example inputs, {example}: {one_line(error)}") from error
 
 
 def baked_copy(model: nn.Module) -> nn.Module:

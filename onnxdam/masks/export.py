@@ -8,15 +8,14 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
-from onnxdam.masks.attach import baked_copy, tuple_of
-from onnxdam.masks.failing import failing_module, one_line
+from onnxdam.masks.attach import baked_copy, not_exported
+from onnxdam.masks.example import Example, Inputs, among_tensors, tensors_of
 from onnxdam.masks.gates import Gates
 
 OPSET = 18
@@ -25,7 +24,7 @@ OPSET = 18
 def export(
     model: nn.Module,
     gates: Gates | None,
-    example_inputs: Tensor | Sequence[Any],
+    example_inputs: Inputs,
     path: str | Path,
     *,
     dynamo: bool = True,
@@ -40,11 +39,12 @@ def export(
     Args:
         model: the network.
         gates: its gates, for the metadata; None: whatever gates the network holds.
-        example_inputs: what it can be called with; at least two samples where the batch is dynamic.
+        example_inputs: what it can be called with, as for `attach`; at least two samples where the batch is dynamic.
         path: the file.
         dynamo: the exporter of torch.export; False: that of TorchScript.
-        dynamic_batch: the first axis of every input is free.
-        input_names, output_names: names in the graph; empty: the exporter's.
+        dynamic_batch: the first axis of the first input is free, and that of all others that are as long.
+        input_names, output_names: names in the graph; empty: those of the arguments of `forward`, and the keys of what
+            it gives (the exporter's names, where it gives no mapping).
 
     Returns:
         The path.
@@ -52,56 +52,63 @@ def export(
     Raises:
         InputError: the network cannot be exported.
     """
-    args = tuple_of(example_inputs)
-    twin = baked_copy(model)
+    example, twin = Example.of(example_inputs), baked_copy(model)
     write = _by_dynamo if dynamo else _by_torchscript
     try:
+        inputs, outputs = (
+            list(input_names) or example.names(twin),
+            list(output_names) or _names_of_outputs(twin, example),
+        )
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            proto = write(twin, args, dynamic_batch, list(input_names), list(output_names))
-    except InputError:
-        raise
+            with among_tensors(twin, example) as tensors:
+                batch = [i for i, t in enumerate(tensors) if t.dim() and len(t) == len(tensors[0])]
+                proto = write(twin, tensors, batch if dynamic_batch else [], inputs, outputs)
     except Exception as error:  # the exporter raises whatever the network's code raises under it
-        where = failing_module(twin, lambda: torch.export.export(twin, args, strict=False))
-        raise InputError(f"export: {where} cannot be exported to ONNX: {one_line(error)}") from error
+        raise InputError(f"export: {not_exported(twin, example, error)}") from error
     onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | _metadata(gates))
     onnx.save(proto, str(path))
     return Path(path)
 
 
+def _names_of_outputs(model: nn.Module, example: Example) -> list[str]:
+    """The keys of what the network gives; the exporter's names where it gives no mapping."""
+    with torch.no_grad():
+        found = list(tensors_of(example.run(model)))
+    return [] if all(not name or name.isdigit() for name in found) else found
+
+
 def _by_dynamo(
-    model: nn.Module, args: tuple[Any, ...], dynamic: bool, inputs: list[str], outputs: list[str]
+    model: nn.Module, tensors: tuple[Tensor, ...], batch: list[int], inputs: list[str], outputs: list[str]
 ) -> onnx.ModelProto:
-    shapes = tuple({0: torch.export.Dim("batch")} if isinstance(a, Tensor) and a.dim() else None for a in args)
+    free = {0: torch.export.Dim("batch")}
     program = torch.onnx.export(
         model,
-        args,
+        tensors,
         dynamo=True,
         opset_version=OPSET,
         verbose=False,
-        input_names=inputs or None,
+        input_names=inputs,
         output_names=outputs or None,
-        dynamic_shapes=shapes if dynamic else None,
+        dynamic_shapes=(tuple(free if i in batch else None for i in range(len(tensors))),) if batch else None,
     )
     assert program is not None
     return program.model_proto
 
 
 def _by_torchscript(
-    model: nn.Module, args: tuple[Any, ...], dynamic: bool, inputs: list[str], outputs: list[str]
+    model: nn.Module, tensors: tuple[Tensor, ...], batch: list[int], inputs: list[str], outputs: list[str]
 ) -> onnx.ModelProto:
-    names = inputs or [f"input_{i}" if i else "input" for i in range(len(args))]
-    axes: dict[str, dict[int, str]] = {name: {0: "batch"} for name in names} if dynamic else {}
     buffer = io.BytesIO()
     torch.onnx.export(
         model,
-        args,
+        tensors,
         buffer,
         dynamo=False,
         opset_version=OPSET,
-        input_names=names,
+        input_names=inputs,
         output_names=outputs or None,
-        dynamic_axes=axes,
+        dynamic_axes={inputs[i]: {0: "batch"} for i in batch},
     )
     return onnx.load_from_string(buffer.getvalue())
 

@@ -20,8 +20,9 @@ from onnxdam.api import Options, decide
 from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.features import Manifest, select
 from onnxdam.graph import functions, io
-from onnxdam.masks.attach import baked_copy, export_in_memory, tuple_of
+from onnxdam.masks.attach import baked_copy, export_in_memory
 from onnxdam.masks.attention import fit_attention
+from onnxdam.masks.example import Example, Inputs, tensors_of
 from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.origin import Origin, along_parameter, origins
 from onnxdam.plan import Plan
@@ -29,7 +30,7 @@ from onnxdam.plan import Plan
 Kept = Mapping[int, tuple[int, ...]]  # axis -> entries that stay
 
 
-def parameter_plan(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, inputs: bool = False) -> Plan:
+def parameter_plan(model: nn.Module, example_inputs: Inputs, *, inputs: bool = False) -> Plan:
     """The plan of a network with hardened gates (or zeros in its weights), by the names of its state_dict.
 
     Args:
@@ -41,9 +42,8 @@ def parameter_plan(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, 
     Raises:
         InputError: the network cannot be exported.
     """
-    args = tuple_of(example_inputs)
-    twin = baked_copy(model)
-    exported = export_in_memory(twin, args)
+    example, twin = Example.of(example_inputs), baked_copy(model)
+    exported = export_in_memory(twin, example)
     working = functions.inline(exported.clone())
     need, whole = decide(working, Options(align="none", inputs=inputs), io.fingerprint(exported))
     network = need.network
@@ -51,12 +51,12 @@ def parameter_plan(model: nn.Module, example_inputs: Tensor | Sequence[Any], *, 
     kept = _kept_entries(network, need, {name: tuple(value.shape) for name, value in state.items()})
     for name, value in state.items():  # of a weight that layers share, the graph knows one name
         kept |= {other: kept[name] for other, same in state.items() if same is value and name in kept}
-    signature = None if whole.signature is None else _any_batch(whole.signature, args)
+    signature = None if whole.signature is None else _any_batch(whole.signature)
     options = {"inputs": True} if inputs else {}
     return Plan(whole.fingerprint, options, kept, whole.constant, whole.absorbed, signature=signature)
 
 
-def _any_batch(signature: Manifest, args: tuple[Any, ...]) -> Manifest:
+def _any_batch(signature: Manifest) -> Manifest:
     """The network was exported for one sample, or as many as there are in the example: any number will do."""
     free = [replace(item, shape=_free(item.shape), slim_shape=_free(item.slim_shape)) for item in signature.inputs]
     return replace(signature, inputs=tuple(free))
@@ -66,7 +66,7 @@ def _free(shape: Any) -> Any:
     return (None, *shape[1:]) if shape else shape
 
 
-def narrow(model: nn.Module, plan: Plan, example_inputs: Tensor | Sequence[Any] | None = None) -> nn.Module:
+def narrow(model: nn.Module, plan: Plan, example_inputs: Inputs | None = None) -> nn.Module:
     """The slim network: parameters sliced, attributes of standard layers (in_channels, num_features ...) brought along.
 
     Args:
@@ -89,23 +89,30 @@ def narrow(model: nn.Module, plan: Plan, example_inputs: Tensor | Sequence[Any] 
         if found:
             _resize(module, {name: state[full] for name, full in names.items() if full in state}, found, path)
     if example_inputs is not None:
-        args = tuple_of(example_inputs)
-        _check(baked_copy(model), slim, args, narrow_args(args, plan))
+        example = Example.of(example_inputs)
+        _check(baked_copy(model), slim, example, narrow_example(example, plan))
     return slim
 
 
-def narrow_args(args: tuple[Any, ...], plan: Plan) -> tuple[Any, ...]:
+def narrow_example(example: Example, plan: Plan) -> Example:
     """What the slim network takes, from what the network took; inputs that nobody reads stay as they are.
 
     Raises:
         InputError: the data do not fit.
     """
-    if plan.signature is None:
-        return args
-    items = plan.signature.inputs
-    if len(items) != len(args):
-        raise InputError(f"narrow: the network has {len(items)} inputs in the plan, and {len(args)} were given")
-    return tuple(a if i.left else select(a, plan.signature, i.name) for a, i in zip(args, items, strict=True))
+    signature = plan.signature
+    if signature is None:
+        return example
+    items, given = signature.inputs, len(example.tensors)
+    if len(items) != given:
+        raise InputError(f"narrow: the network has {len(items)} inputs in the plan, and {given} were given")
+    rest = iter(items)
+
+    def taken(tensor: Tensor) -> Tensor:
+        item = next(rest)
+        return tensor if item.left else select(tensor, signature, item.name)
+
+    return example.map(taken)
 
 
 def narrow_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
@@ -242,14 +249,14 @@ _FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]],
 
 
 # -- proof -------------------------------------------------------------------------------------------------------------
-def _check(model: nn.Module, slim: nn.Module, args: tuple[Any, ...], slim_args: tuple[Any, ...]) -> None:
+def _check(model: nn.Module, slim: nn.Module, example: Example, slim_example: Example) -> None:
     """The slim network runs and gives the same."""
     with torch.no_grad():
-        before = model(*args)
+        before = tensors_of(example.run(model))
         try:
-            after = slim(*slim_args)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            where = failing_module(slim, lambda: slim(*slim_args))
+            after = tensors_of(slim_example.run(slim))
+        except Exception as error:  # whatever a forward function raises that has a width written down
+            where = failing_module(slim, lambda: slim_example.run(slim))
             raise UnsupportedError(
                 f"narrow: the forward function of {where} does not follow the new widths: {one_line(error, 160)}"
             ) from error
