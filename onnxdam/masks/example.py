@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from onnxdam.errors import InputError
+from onnxdam.masks.layout import all_row_major, row_major
 
 Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -142,7 +143,8 @@ def among_tensors(model: nn.Module, example: Example) -> Iterator[tuple[Tensor, 
 
     model.forward = plain
     try:
-        yield tuple(leaves[place] for place in places)
+        with all_row_major(model):
+            yield tuple(row_major(leaves[place]) for place in places)
     finally:
         del model.forward
         if own:
