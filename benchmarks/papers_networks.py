@@ -172,9 +172,12 @@ def images(asked: argparse.Namespace) -> None:
     if asked.shift is not None:
         recipe = dataclasses.replace(recipe, shift=asked.shift)  # type: ignore[call-arg]
     data = recipe.load(asked.data)
+    if asked.train:
+        data = dataclasses.replace(data, x_train=data.x_train[: asked.train], y_train=data.y_train[: asked.train])
     usual = dataclasses.replace(recipe.settings, epochs=asked.epochs or recipe.settings.epochs)
     if asked.lr:
         usual = dataclasses.replace(usual, lr=asked.lr)
+    usual = dataclasses.replace(usual, amp=asked.amp)
     variants = []
     for method in asked.methods:
         for share in asked.macs if method != "none" else [1.0]:
@@ -211,6 +214,8 @@ def main() -> None:
             one.add_argument("--recipe", default="lenet-5")
             one.add_argument("--methods", nargs="+", default=["hardconcrete"])
             one.add_argument("--macs", type=float, nargs="+", default=[0.065])
+            one.add_argument("--train", type=int, help="images to learn from; left out: all")
+            one.add_argument("--amp", action="store_true", help="train in bfloat16 where that is safe")
             one.add_argument("--lr", type=float)
             one.add_argument("--gate-lr", type=float, help="in multiples of the learning rate")
             one.add_argument("--shift", type=int, help="move training images by up to so many pixels")

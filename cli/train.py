@@ -42,6 +42,7 @@ SHARE = click.FloatRange(0, 1, min_open=True)
 @click.option("--epochs", type=click.IntRange(min=1))
 @click.option("--batch", type=click.IntRange(min=1), help="Samples per step.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the weights.")
+@click.option("--amp", is_flag=True, help="Train in bfloat16 where that is safe (automatic mixed precision).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="0: as torch likes.")
@@ -160,6 +161,7 @@ def _check_files(given: dict[str, Any]) -> None:
 def _settings(recipe: Recipe[Any], given: dict[str, Any]) -> Settings:
     """The recipe's, changed as asked."""
     changes = {k: given[k] for k in ("method", "epochs", "batch", "lr", "seed") if given[k] is not None}
+    changes["amp"] = given["amp"]
     for kind in KINDS:
         if given[f"target_{kind}"] is not None:
             changes["target"] = {kind: given[f"target_{kind}"]}

@@ -192,6 +192,9 @@ class ImageRecipe(Classifier):
         return data if self.kind == "lenet" else _normalised(data)
 
     def network(self, data: Classes) -> nn.Module:
+        return self._network(data).to(memory_format=torch.channels_last)  # faster, on CPU and CUDA
+
+    def _network(self, data: Classes) -> nn.Module:
         colours, size = data.features, data.x_train.shape[-1]
         if self.kind == "lenet":
             return lenet_5(colours, data.classes, size)

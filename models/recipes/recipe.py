@@ -61,6 +61,7 @@ class Settings:
         decay: weight decay; gates have none.
         cold, ramp, harden: see `Schedule`. With 0, 0 and 1 the penalty is at full weight throughout, and masks become
             binary after the last step.
+        amp: products in bfloat16 while training (automatic mixed precision); what is measured is in float32.
         seed: of weights, order, noise, and of data that are made up.
     """
 
@@ -75,6 +76,7 @@ class Settings:
     cold: float = 0.1
     ramp: float = 0.6
     harden: float = 0.75
+    amp: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

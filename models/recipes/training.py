@@ -210,7 +210,8 @@ class _Run(Generic[Data]):
         for group, lr in zip(self.optimizer.param_groups, (s.lr, s.lr * s.gate_lr), strict=False):
             group["lr"] = lr * factor
         self.optimizer.zero_grad()
-        loss = self.recipe.loss(self.network, self.data, rows)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp):
+            loss = self.recipe.loss(self.network, self.data, rows)
         (loss + self.gates.penalty()).backward()
         self.optimizer.step()
         self.gates.step(s.lr * s.gate_lr * factor)

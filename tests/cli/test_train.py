@@ -97,6 +97,7 @@ def test_own_data_and_every_option(npz: Path, tmp_path: Path) -> None:
     assert facts("--seed", 1)["history"] != plain["history"]
     assert facts("--lr", 0.1)["history"] != plain["history"]
     assert facts("--batch", 5)["history"] != plain["history"]
+    assert facts("--amp")["history"] != plain["history"]
     assert len(facts("--epochs", 2)["history"]) == 2
     assert facts("--method", "none")["kept"] == {}
     assert facts()["history"] == plain["history"]

@@ -82,9 +82,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(method, epoch, few, tmp_path, mo
     goes_on(TINY, few, dataclasses.replace(SHORT, method=method), epoch, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("method", ["dam", "grouplasso", "slimming"])
-def test_so_it_is_with_gates_that_are_attached(method, images, tmp_path, monkeypatch):
-    settings = dataclasses.replace(SHORT, method=method, target={"macs": 0.5})
+@pytest.mark.parametrize("method, amp", [("dam", False), ("dam", True), ("grouplasso", False), ("slimming", False)])
+def test_so_it_is_with_gates_that_are_attached(method, amp, images, tmp_path, monkeypatch):
+    settings = dataclasses.replace(SHORT, method=method, target={"macs": 0.5}, amp=amp)
     goes_on(DIGITS, images, settings, 3, tmp_path, monkeypatch)
 
 
@@ -161,6 +161,21 @@ def test_what_comes_out_is_chosen_on_the_validation_set(few):
         assert TINY.metric(got.network, few, "test") == got.test
     assert not got.network.training
     assert got.kept == {"2": (8, 16)}
+
+
+def test_mixed_precision_is_for_training_only(few):
+    seen = set()
+
+    class Watched(Tiny):
+        def network(self, data: Classes) -> nn.Module:
+            network = super().network(data)
+            network[0].register_forward_hook(lambda m, args, out: seen.add((m.training, out.dtype)))
+            return network
+
+    recipe = Watched("watched", "a perceptron", "digits", SHORT)
+    trained = train(recipe, few, dataclasses.replace(SHORT, epochs=1, amp=True))
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+    assert all(p.dtype == torch.float32 for p in trained.network.parameters())
 
 
 def test_runs_are_told_apart_by_their_seed(few):
