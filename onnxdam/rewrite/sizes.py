@@ -100,26 +100,29 @@ class Sizes:
         op.rule.entries(again)
         return outs[0].entries
 
-    def fit(self, t: Tensor, sizes: Sequence[Size], source: Sequence[Size] | None) -> bool:
+    def fit(self, t: Tensor, sizes: Sequence[Size], source: Sequence[Size] | None, beneath: Sequence[Size]) -> bool:
         """Whether a size tensor says these extents as it is.
 
         Args:
             sizes: the extents.
-            source: extents of the input of a Reshape, where 0 copies one and -1 stands for the rest; None: an Expand or
-                the like, where 1 stands for what the input has.
+            source: extents of the input of a Reshape, where 0 copies one and -1 stands for the rest; None: neither.
+            beneath: extents of the input of an Expand, for which a 1 stands, from the last axis on.
         """
         found = self.entries(t)
         if found is None or found.ndim != 1 or len(found) != len(sizes):
             return False
+        if source is None:
+            below = [*[1] * (len(sizes) - len(beneath)), *beneath[-len(sizes) :]]
+            return all(e == s or (e == 1 and b == s) for e, s, b in zip(found, sizes, below, strict=True))
         return all(_says(entry, size, i, source) for i, (entry, size) in enumerate(zip(found, sizes, strict=True)))
 
 
-def _says(entry: Any, size: Size, i: int, source: Sequence[Size] | None) -> bool:
+def _says(entry: Any, size: Size, i: int, source: Sequence[Size]) -> bool:
     if entry is None:
         return False
-    if isinstance(entry, (int, np.integer)) and entry in (0, -1) and source is not None:
+    if isinstance(entry, (int, np.integer)) and entry in (0, -1):
         return bool(entry == -1 or (i < len(source) and source[i] == size))
-    return bool(entry == size or (source is None and entry == 1))
+    return bool(entry == size)
 
 
 def _equal(a: Array, b: Array) -> bool:

@@ -453,12 +453,20 @@ class Slim(Kept):
         return bool(content.size and (content == number).all())
 
     # -- written-down sizes --------------------------------------------------------------------------------------------
-    def write_sizes(self, op: Op, index: int, sizes: Sequence[Size], source: Sequence[Size] | None = None) -> None:
+    def write_sizes(
+        self,
+        op: Op,
+        index: int,
+        sizes: Sequence[Size],
+        source: Sequence[Size] | None = None,
+        beneath: Sequence[Size] = (),
+    ) -> None:
         """Writes the extents of the output into the input that holds them.
 
         Args:
             sizes: the extents.
             source: extents of the input of a Reshape, where 0 copies one and -1 stands for the rest; None: neither.
+            beneath: extents of the input of an Expand, for which a 1 stands.
         """
         known = op.known(index)
         if known is not None:
@@ -482,7 +490,7 @@ class Slim(Kept):
             self.set_sliced(op, index, np.array(sizes, np.int64))
             return
         t = op.tensor(index)
-        if t is None or not self.sizes.fit(t, sizes, source):
+        if t is None or not self.sizes.fit(t, sizes, source, beneath):
             says = None if t is None else self.sizes.entries(t)
             numbers = {i: s for i, s in enumerate(sizes) if isinstance(s, int) and (says is None or says[i] != s)}
             if numbers:

@@ -82,7 +82,7 @@ class Expand(Rule):
     def rewrite(self, op: Op, slim: Slim) -> None:
         count = op.length(1)
         if count and (slim.narrowed(op.y) or slim.sizes.changed(op.tensor(1))):
-            slim.write_sizes(op, 1, slim.shape(op.y)[-count:])
+            slim.write_sizes(op, 1, slim.shape(op.y)[-count:], beneath=slim.shape(op.x))
 
 
 class Tile(Rule):

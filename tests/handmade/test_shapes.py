@@ -60,6 +60,11 @@ TRAPS = [
     between("s = Max(r, v)", "maximum_with_a_negative_vector", {"v": [-1.0] * 6}, narrow=NARROW | {"v": (4,)}),
     between("p = Pow(r, e)  s = Identity(p)", "power_zero_of_zero_is_one", {"e": 0.0}, narrow=None),
     Trap(
+        "expand_to_an_extent_that_only_its_shape_tells",  # nobody reads the numbers of m, but its Shape makes a column wide
+        "(double[N,5] x) => (double[N,7] y) { a = MatMul(x, W1)  b = MatMul(a, W2)  m = Max(b, v)  z = Shape(m)  y = Expand(b, z) }",
+        {"W1": (5, 6), "W2": (6, 1), "v": np.arange(7.0)[None]}, {"W1": s_[:, [1, 4]]}, {"W1": (5, 4), "W2": (4, 1), "v": (1, 1)},
+    ),
+    Trap(
         "a_known_condition_is_a_gate",
         "(double[N,5] x) => (double[N,2] y) { a = MatMul(x, W1)  r = Cos(a)  s = Where(open, r, zero)  t = Tanh(s)  y = MatMul(t, W2) }",
         {"W1": (5, 6), "W2": (6, 2), "open": np.array([1, 0, 1, 1, 0, 1], bool), "zero": 0.0}, {},
