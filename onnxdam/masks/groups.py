@@ -10,7 +10,7 @@ every weight that contracts it is zero there. The analysis that prunes tells who
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,7 +21,7 @@ from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
 from onnxdam.graph import functions
 from onnxdam.masks.cost import Cost, Width
-from onnxdam.masks.origin import Origin, along_parameter, origins, source
+from onnxdam.masks.origin import along_parameter, origins, source
 from onnxdam.rewrite.flatten import candidates, flattened
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
@@ -60,16 +60,58 @@ class Group:
     inputs: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Use:
+    """An axis of a tensor that runs over an axis of a parameter.
+
+    Attributes:
+        tensor, axis: as a node reads it.
+        reads: the node multiplies and sums along it.
+        parameter, along: the parameter's name, and its axis.
+        entry: the parameter's entry for each slot, -1 where it comes from elsewhere.
+        extent: of the parameter's axis.
+    """
+
+    tensor: Tensor
+    axis: int
+    reads: bool
+    parameter: str
+    along: int
+    entry: Array
+    extent: int
+
+
+def uses(need: Need, parameters: Collection[str]) -> Iterator[Use]:
+    """Where the nodes that run read parameters, moved or not."""
+    initializers = need.network.model.graph.initializers
+    for op in need.network.active():
+        if op not in need.running:
+            continue
+        reads = {(r.weight, r.axis) for r in need.relations[op] if isinstance(r, Contract) and r.weight.is_known}
+        for tensor in dict.fromkeys(t for t in op.ins if t is not None and t.is_known):
+            for origin in origins(tensor):
+                if origin.name not in parameters:
+                    continue
+                shape = [int(d) for d in initializers[origin.name].const_value.shape.numpy()]  # type: ignore[union-attr]
+                for i, axis in enumerate(tensor.axes):
+                    where = along_parameter(tensor, i, shape, origin.places)
+                    if where is not None and axis.n > 1:
+                        yield Use(tensor, i, (tensor, i) in reads, origin.name, *where, shape[where[0]])
+
+
 class Slots:
     """All slots of a graph, numbered; components of those that leave together.
 
     Args:
         need: the relations of the graph.
+        found: where parameters are read: an entry that several nodes read leaves for all of them.
         inputs: whether features of the graph's inputs may leave.
         stuck: factors of merged axes that stay.
     """
 
-    def __init__(self, need: Need, *, inputs: bool = False, stuck: Collection[Axis] = ()) -> None:
+    def __init__(
+        self, need: Need, found: Iterable[Use] = (), *, inputs: bool = False, stuck: Collection[Axis] = ()
+    ) -> None:
         self.need = need
         self.chosen: set[Axis] = set()  # factors that merged axes leave with
         self._stuck = stuck
@@ -77,6 +119,7 @@ class Slots:
         self._edges: list[tuple[Array, Array]] = []
         self._pins: list[tuple[Array, str]] = []
         self.size = 0
+        self._share(found)
         self._relate(inputs)
         self.label = self._components()
 
@@ -113,6 +156,16 @@ class Slots:
                     self._connect(op, r)
         for r in products:
             self._merge(r)
+
+    def _share(self, found: Iterable[Use]) -> None:
+        first: dict[tuple[str, int], Array] = {}
+        for use in found:
+            slots, mine = self.of(use.tensor.axes[use.axis]), use.entry >= 0
+            known = first.setdefault((use.parameter, use.along), np.full(use.extent, -1))
+            entries = use.entry[mine]
+            again = known[entries] >= 0
+            self._join(known[entries][again], slots[mine][again])
+            known[entries[~again]] = slots[mine][~again]
 
     def _pin(self, axes: Sequence[Axis], why: str) -> None:
         self._pins.extend((self.of(axis), why) for axis in axes)
@@ -192,10 +245,10 @@ class Graph:
         self._model, self._inputs = model, inputs
         self.network = self._read(functions.inline(model.clone()))
         self.need = Need(self.network)
-        self._parameters = set(parameters)
+        self._uses = list(uses(self.need, set(parameters)))
         stuck: set[Axis] = set()
         while True:
-            self._build(Slots(self.need, inputs=inputs, stuck=stuck))
+            self._build(Slots(self.need, self._uses, inputs=inputs, stuck=stuck))
             read = {g for g, group in enumerate(self.groups) if group.readers}
             fruitless = {f for f in self.slots.chosen if not read & set(self._gate[self.slots.of(f)].tolist())}
             if not fruitless:
@@ -217,7 +270,8 @@ class Graph:
         self._gate = np.full(slots.size, -1)  # slot -> its group
         self._place = np.full(slots.size, -1)  # slot -> its gate slot
         self._form()
-        self._attach_parts()
+        for use in self._uses:
+            self._attach(use)
         for tensor in self.network.inputs if self._inputs else ():
             self._mark(tensor)
 
@@ -256,38 +310,24 @@ class Graph:
                 self.groups.append(Group("", len(members)))
         self._why = pinned
 
-    def _attach_parts(self) -> None:
-        for op in self.network.active():
-            if op not in self.need.running:
-                continue
-            reads = {
-                (r.weight, r.axis) for r in self.need.relations[op] if isinstance(r, Contract) and r.weight.is_leaf
-            }
-            for tensor in dict.fromkeys(t for t in op.ins if t is not None and t.is_leaf):
-                for origin in origins(tensor):
-                    for i in range(tensor.rank if origin.name in self._parameters else 0):
-                        self._attach_part(tensor, i, origin, (tensor, i) in reads)
-
-    def _attach_part(self, tensor: Tensor, axis: int, origin: Origin, reads: bool) -> None:
-        name, slots = origin.name, self.slots.of(tensor.axes[axis])
-        shape = [int(d) for d in self.network.model.graph.initializers[name].const_value.shape.numpy()]  # type: ignore[union-attr]
-        where = along_parameter(tensor, axis, shape, origin.places)
-        if where is None or len(slots) < 2:
-            return
-        mine, owner = where[1] >= 0, name.rpartition(".")[0] or name
+    def _attach(self, use: Use) -> None:
+        """Gives a part of a parameter to the groups whose slots it runs over."""
+        slots, mine = self.slots.of(use.tensor.axes[use.axis]), use.entry >= 0
+        owner = use.parameter.rpartition(".")[0] or use.parameter
         for g in np.unique(self._gate[slots[mine]]).tolist():
             if g < 0:
-                if not reads and where[0] == 0:
-                    why = self._why.get(int(self.slots.label[slots[mine][0]]), "")
-                    self.skipped.setdefault(owner, why)
+                if not use.reads and use.along == 0:
+                    self.skipped.setdefault(owner, self._why.get(int(self.slots.label[slots[mine][0]]), ""))
                 continue
-            index = np.full(shape[where[0]], -1)
-            index[where[1][mine]] = np.where(self._gate[slots] == g, self._place[slots], -1)[mine]
+            index = np.full(use.extent, -1)
+            index[use.entry[mine]] = np.where(self._gate[slots] == g, self._place[slots], -1)[mine]
             group = self.groups[g]
-            group.name = group.name or ("" if reads else owner)
-            parts = group.readers if reads else group.members
-            if not any(p.parameter == name and p.axis == where[0] for p in parts):
-                parts.append(Part(name, where[0], index))
+            group.name = group.name or ("" if use.reads else owner)
+            parts = group.readers if use.reads else group.members
+            for other in [p for p in parts if p.parameter == use.parameter and p.axis == use.along]:
+                index = np.where(index >= 0, index, other.index)  # read in pieces
+                parts[:] = [p for p in parts if p is not other]
+            parts.append(Part(use.parameter, use.along, index))
 
     def _drop(self, gone: Collection[int], why: str) -> None:
         for g in gone:

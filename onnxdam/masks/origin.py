@@ -10,7 +10,6 @@ import numpy as np
 from onnxdam.analysis.forward import compute
 from onnxdam.analysis.tensor import Array, Tensor
 
-
 EXACT = 1 << 24  # positions up to here survive a conversion to single precision
 
 
@@ -60,10 +59,10 @@ def source(t: Tensor) -> tuple[str, Array] | None:
 
 def _codes(t: Tensor, begins: dict[str, tuple[int, int]]) -> Array | None:
     """A number for each entry that says where it comes from: positions, pushed through the operators themselves."""
-    if not t.is_leaf:
+    if not t.is_known:
         return None
     if t.maker is None:
-        if not t.rank:
+        if not t.rank or not t.is_leaf:
             return None
         before = sum(size for _, size in begins.values())
         begin, _ = begins.setdefault(name_of(t), (before, t.content.size))

@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 import onnxdam  # noqa: E402
 from onnxdam.errors import InputError  # noqa: E402
 from onnxdam.graph.count import Cost, count  # noqa: E402
-from onnxdam.masks import DAM, Gates, HardConcrete, Schedule, attach, export  # noqa: E402
+from onnxdam.masks import DAM, Gates, HardConcrete, Schedule, attach, export, narrow, parameter_plan  # noqa: E402
 from tests.masks.networks import Attention, Residual, mlp  # noqa: E402
 
 METHODS = ["dam", "diffprune", "hardconcrete", "grouplasso", "slimming"]
@@ -56,6 +56,38 @@ def test_coupled_channels_share_one_gate():
 def test_heads_and_hidden_units_of_a_transformer():
     gates = attach(Attention(), torch.randn(2, 5, 16))
     assert gates.kept() == {"qkv": (4, 4), "up": (24, 24)}
+
+
+class Twice(nn.Module):
+    """Layers that are used twice, weights that layers share, a half that gates the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.glu, self.head = nn.Embedding(9, 16), nn.Linear(16, 24), nn.Linear(12, 16)
+        self.branch = nn.Sequential(nn.Linear(16, 20), nn.Tanh(), nn.Linear(20, 16))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        x = x + self.branch(x)
+        x = x + self.branch(x)
+        a, b = self.glu(x).chunk(2, -1)
+        return (x + self.head(a * b.sigmoid())) @ self.embed.weight.T
+
+
+def test_what_is_used_twice_has_one_gate(tmp_path):
+    torch.manual_seed(0)
+    model, ids = Twice().eval(), torch.randint(0, 9, (3, 5))
+    gates = attach(model, ids)
+    assert {name: n for name, (_, n) in gates.kept().items()} == {"embed": 16, "branch.0": 20, "glu": 12}
+    for gate in gates.all:
+        gate.harden(torch.arange(gate.n) % 4 != 0)
+    masked = onnx.load(export(model, gates, ids, tmp_path / "m.onnx"))
+    slim, _ = onnxdam.slim(masked, align="none")
+    found = narrow(model, parameter_plan(model, ids), ids)
+    assert (found.embed.embedding_dim, found.branch[0].out_features, found.head.in_features) == (12, 15, 9)
+    assert sum(p.numel() for p in found.parameters()) == 9 * 12 + 12 * 15 * 2 + 15 + 12 + 12 * 18 + 18 + 9 * 12 + 12
+    session = ort.InferenceSession(slim.SerializeToString())
+    assert np.abs(session.run(None, {"ids": ids.numpy()})[0] - model(ids).detach().numpy()).max() < 1e-5
 
 
 def test_input_features():
