@@ -8,12 +8,12 @@ concatenation, a depthwise pair or an attention head has one gate.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -22,13 +22,14 @@ from torch import nn
 
 from onnxdam.errors import InputError
 from onnxdam.masks.bernoulli import DiffPrune, HardConcrete
+from onnxdam.masks.computed import copy_of, folded, is_computed, names_of, plain, uncover
 from onnxdam.masks.cost import Cost
 from onnxdam.masks.dam import DAM
 from onnxdam.masks.example import Example, Inputs, among_tensors, evaluating
 from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.gate import Fixed, Gate, along, gates_of
 from onnxdam.masks.gates import Gates
-from onnxdam.masks.groups import Graph, Group, Part
+from onnxdam.masks.groups import Graph, Group, Part, forget_zeros
 from onnxdam.masks.norms import GroupLasso, NetworkSlimming, Owned, spread
 from onnxdam.masks.reading import has_masks, original, owner, put_on, take_off
 from onnxdam.masks.schedule import Schedule
@@ -76,12 +77,19 @@ class AttachedGates(Gates):
         self._hook = model.register_forward_pre_hook(_Draw(list(self.all))) if any(g.noisy for g in self.all) else None
 
     def harden(self) -> None:
-        """As `Gates.harden`; what the masks are worth beyond 0 and 1 goes into the weights, so they are binary."""
+        """As `Gates.harden`; what the masks are worth beyond 0 and 1 goes into the weights, so they are binary.
+
+        (Not where a weight is computed from others, as by weight norm: those masks keep their values.)
+        """
         super().harden()
-        values = {gate: gate.take_values() for gate in self.all}
+        model = self._model[0]
+        kept_soft = {gate for part, gate in self._parts if is_computed(model, part.parameter)}
+        values = {gate: gate.take_values() for gate in self.all if gate not in kept_soft}
         with torch.no_grad():
             for part, gate in self._parts:
-                weight = original(self._model[0], part.parameter)
+                if gate in kept_soft:
+                    continue
+                weight = original(model, part.parameter)
                 index = torch.from_numpy(part.index)
                 weight.mul_(along(spread(values[gate].to(weight.dtype), index), weight.dim(), part.axis))
 
@@ -90,13 +98,17 @@ class AttachedGates(Gates):
         return self._leave(masked=False)
 
     def bake(self) -> nn.Module:
-        """Takes the gates off and leaves their effect in the weights: closed channels are read by exact zeros."""
+        """Takes the gates off and leaves their effect in the weights: closed channels are read by exact zeros.
+
+        A weight that is computed from others, as by weight norm, is a plain parameter afterwards.
+        """
         return self._leave(masked=True)
 
     def _leave(self, *, masked: bool) -> nn.Module:
         model = self._model[0]
         training = model.training
         model.eval()  # no noise
+        uncover(model, masked=masked)
         take_off(model, masked=masked)
         if self._hook is not None:
             self._hook.remove()
@@ -145,6 +157,8 @@ def attach(
     chosen = _chooser(graph, include, exclude)
     if method == "slimming":
         graph.select(lambda group: chosen(group) and bool(_scales(model, group)))
+    elif method == "grouplasso":  # shrinks parameters themselves
+        graph.select(lambda g: chosen(g) and not any(is_computed(model, part.parameter) for part in g.readers))
     else:
         graph.select(chosen)
     if not graph.groups:
@@ -171,8 +185,10 @@ def find_groups(model: nn.Module, example_inputs: Inputs | Example, *, inputs: b
     Raises:
         InputError: the network cannot be exported.
     """
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    return Graph(export_in_memory(model, Example.of(example_inputs)), names, inputs=inputs)
+    twin = plain(model)
+    exported = export_in_memory(twin, Example.of(example_inputs))
+    forget_zeros(exported, [name for name, value in twin.named_parameters() if value.requires_grad])
+    return Graph(exported, names_of(model), inputs=inputs)
 
 
 def export_in_memory(model: nn.Module, example: Example) -> ir.Model:
@@ -240,7 +256,7 @@ def _try(model: nn.Module, example: Example) -> None:
 
 def baked_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose gates are constants: baked into weights, or hardened where they stand."""
-    twin = copy.deepcopy(model).eval()
+    twin = folded(copy_of(model).eval())
     for key, hook in list(twin._forward_pre_hooks.items()):
         if isinstance(hook, _Draw):
             del twin._forward_pre_hooks[key]
@@ -280,7 +296,7 @@ def _scales(model: nn.Module, group: Group) -> list[Part]:
 def _make(model: nn.Module, group: Group, method: str, options: Mapping[str, Any]) -> Gate:
     if method in ("grouplasso", "slimming"):
         parts = group.readers if method == "grouplasso" else _scales(model, group)
-        owned = [Owned(lambda p=p: original(model, p.parameter), p.axis, torch.from_numpy(p.index)) for p in parts]  # type: ignore[misc]
+        owned = [Owned(partial(original, model, p.parameter), p.axis, torch.from_numpy(p.index)) for p in parts]
         return METHODS[method](group.n, owned, **options)
     if method == "dam" and group.inputs:
         options = {"order": "saliency"} | dict(options)

@@ -228,6 +228,25 @@ class Slots:
                 return label
 
 
+def forget_zeros(model: ir.Model, parameters: Iterable[str]) -> None:
+    """Zeros in weights that will be trained (new residual branches, biases) say nothing about who reads whom.
+
+    Args:
+        model: changed in place.
+        parameters: names of such weights.
+    """
+    draw = np.random.default_rng(0)
+    for name in parameters:
+        value = model.graph.initializers.get(name)
+        if value is None or value.const_value is None or not value.const_value.dtype.is_floating_point():
+            continue
+        content = np.array(value.const_value.numpy())
+        zeros = content == 0
+        if zeros.any():
+            content[zeros] = draw.uniform(0.01, 0.02, int(zeros.sum()))
+            value.const_value = ir.tensor(content, name=name)
+
+
 class Graph:
     """The groups of a graph, each proved: a closed slot does leave.
 

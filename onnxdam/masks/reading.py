@@ -40,8 +40,12 @@ class _Scale(torch.autograd.Function):
 
 def scale(x: Tensor, mask: Tensor, axis: int) -> Tensor:
     """x * mask along an axis, counted from 0."""
+    if mask.dtype != x.dtype:
+        mask = mask.to(x.dtype)
     if axis == x.dim() - 1:
         return x * mask
+    if not mask.requires_grad:
+        return x * along(mask, x.dim(), axis)
     scaled: Tensor = _Scale.apply(x, mask, axis)
     return scaled
 
@@ -61,42 +65,43 @@ class Masked(nn.Module):
     def __init__(self, gates: Sequence[Gate], axis: int, index: Tensor, place: int) -> None:
         super().__init__()
         self.gates = nn.ModuleList(gates)
+        self._row = list(gates)  # the same: module lists are slow to look into, and this is done in every pass
         self.axis = axis
         self.place = place
         self.whole = bool((index >= 0).all())
         self.plain = len(gates) == 1 and torch.equal(index, torch.arange(gates[0].n))
         self.register_buffer("index", index if self.whole else index + 1, persistent=False)
 
-    @property
-    def idle(self) -> bool:
-        """Whether the mask is 1 throughout."""
-        return all(gate.idle for gate in self.gates)
-
-    def mask(self) -> Tensor:
-        """One number for each entry of the axis."""
-        masks = [gate.mask() for gate in self.gates]
+    def mask(self) -> Tensor | None:
+        """One number for each entry of the axis; None where all are 1."""
         if self.plain:
-            return masks[0]
+            gate = self._row[0]
+            return None if gate.idle else gate.mask()
+        if all(gate.idle for gate in self._row):
+            return None
+        masks = [gate.mask() for gate in self._row]
         if not self.whole:
             masks.insert(0, masks[0].new_ones(1))
         return (torch.cat(masks) if len(masks) > 1 else masks[0])[self.index]
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the network sees it, same shape."""
-        return weight if self.idle else scale(weight, self.mask().to(weight.dtype), self.axis)
+        mask = self.mask()
+        return weight if mask is None else scale(weight, mask, self.axis)
 
 
 # -- the shortcut ------------------------------------------------------------------------------------------------------
 def _cheaper(module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Input and weight of a layer, one of them masked."""
-    listed = module.parametrizations["weight"]
-    masked, weight = listed[0], listed.original
-    if masked.idle:
+    listed = module.parametrizations.weight
+    weight: Tensor = listed.original
+    mask = listed._modules["0"].mask()
+    if mask is None:
         return x, weight
-    axis, mask = x.dim() + 1 - weight.dim(), masked.mask()
+    axis = x.dim() + 1 - weight.dim()
     if x.numel() < weight.numel() and x.shape[axis] == len(mask):  # else the layer complains in its own words
-        return scale(x, mask.to(x.dtype), axis), weight
-    return x, scale(weight, mask.to(weight.dtype), 1)
+        return scale(x, mask, axis), weight
+    return x, scale(weight, mask, 1)
 
 
 def _linear(self: Any, x: Tensor) -> Tensor:
@@ -149,7 +154,7 @@ def put_on(model: nn.Module, parts: Iterable[tuple[Part, Gate]]) -> None:
             index = np.where(part.index >= 0, part.index + before, index)
             before += gate.n
         weight = original(model, first.parameter)
-        for module, name in list(_holders(model, weight)):
+        for module, name in list(_holders(model, weight)) or [owner(model, first.parameter)]:  # none: it is computed
             place = list(module._parameters).index(name) if name in module._parameters else 0
             masked = Masked([gate for _, gate in found], first.axis, torch.from_numpy(index), place)
             parametrize.register_parametrization(module, name, masked.to(weight.device))
@@ -181,7 +186,7 @@ def _holders(model: nn.Module, weight: Tensor) -> Iterator[tuple[nn.Module, str]
             if value is weight:
                 yield module, name
         if parametrize.is_parametrized(module):
-            yield from ((module, name) for name, listed in module.parametrizations.items() if listed.original is weight)
+            yield from ((module, name) for name, listed in module.parametrizations.items() if _root(listed) is weight)
 
 
 def take_off(model: nn.Module, *, masked: bool) -> None:
@@ -226,10 +231,15 @@ def original(model: nn.Module, name: str) -> Tensor:
     """A parameter by its name in the bare network, without its mask."""
     module, last = owner(model, name)
     if parametrize.is_parametrized(module, last):
-        found: Tensor = module.parametrizations[last].original
-        return found
+        found = _root(module.parametrizations[last])
+        return getattr(module, last) if found is None else found
     value: Tensor = getattr(module, last)
     return value
+
+
+def _root(listed: Any) -> Tensor | None:
+    """The parameter that a mask is put on; None where something else computes the weight."""
+    return listed.original if isinstance(listed[0], Masked) else None
 
 
 def owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:

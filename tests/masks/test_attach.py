@@ -90,6 +90,29 @@ def test_what_is_used_twice_has_one_gate(tmp_path):
     assert np.abs(session.run(None, {"ids": ids.numpy()})[0] - model(ids).detach().numpy()).max() < 1e-5
 
 
+def test_zeros_that_training_will_fill_are_no_reason():
+    fresh, model = Residual(), Residual()
+    nn.init.zeros_(fresh.norm2.weight)  # as new residual branches often begin
+    assert attach(fresh, torch.randn(IMAGE)).kept() == attach(model, torch.randn(IMAGE)).kept()
+
+
+def test_weights_that_are_computed_from_others(tmp_path):
+    torch.manual_seed(0)
+    norm, x = nn.utils.parametrizations.weight_norm, torch.randn(4, 10)
+    model = nn.Sequential(norm(nn.Linear(10, 16)), nn.ReLU(), norm(nn.Linear(16, 12)), nn.ReLU(), nn.Linear(12, 3))
+    names = set(model.state_dict())
+    gates = attach(model, x)
+    assert gates.kept() == {"0": (16, 16), "2": (12, 12)}
+    for gate in gates.all:
+        gate.harden(torch.arange(gate.n) % 2 == 0)
+    model.eval()
+    slim = narrow(model, parameter_plan(model, x), x)
+    assert [slim[i].out_features for i in (0, 2, 4)] == [8, 6, 3]
+    assert np.abs(run(export(model, gates, x, tmp_path / "m.onnx"), x) - model(x).detach().numpy()).max() < 1e-6
+    gates.detach()
+    assert set(model.state_dict()) == names
+
+
 def test_input_features():
     gates = attach(mlp(), torch.randn(2, 20), inputs=True)
     assert gates.kept()["input"] == (20, 20)
