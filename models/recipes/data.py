@@ -1,6 +1,7 @@
 """Data for the recipes: images and classes, citation graphs, ratings; from .npz files without pickles.
 
-    images     x_train, y_train, x_test, y_test                          bytes (MNIST, Fashion-MNIST) or numbers
+    images     x_train, y_train, x_test, y_test                          bytes (MNIST, Fashion-MNIST) or numbers;
+                                                                         colours last or first
                jpeg_train, off_train, y_train, jpeg_test, ...            JPEG files end to end and where each begins
                jpeg, off, y, split                                       the same; split 0: for training, 1: for testing
     graph      feat_indptr, feat_indices, edges, y, idx_train, ...       binary features in CSR form, undirected edges
@@ -14,6 +15,7 @@ from __future__ import annotations
 import functools
 import io
 import itertools
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -35,6 +37,9 @@ JPEG_HALVES = ("jpeg_train", "off_train", "y_train", "jpeg_test", "off_test", "y
 JPEG_SPLIT = ("jpeg", "off", "y", "split")
 GRAPH = ("feat_indptr", "feat_indices", "edges", "y", "idx_train", "idx_val", "idx_test")
 RATINGS = ("M", "Otraining", "Otest")
+NUMBERS = "biuf"  # kinds of arrays
+COLOURS = (1, 3, 4)
+LARGEST = 16  # of numbers that look scaled
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,8 @@ def load_classes(path: str | Path | None = None, valid: float = 1 / 12, *, image
 
     Args:
         path: an .npz of one of the three kinds above; None: the 8x8 digits of scikit-learn, every fifth for testing.
-        valid: share of the training samples that is kept for validation: the last ones.
+        valid: share of the training samples that is kept for validation: the last ones. Samples that are sorted by
+            class are shuffled first, with a fixed seed.
         image: leave the shape (channels, height, width); otherwise samples are flat vectors.
 
     Raises:
@@ -120,13 +126,20 @@ def load_classes(path: str | Path | None = None, valid: float = 1 / 12, *, image
     """
     if not 0 < valid < 1:
         raise InputError(f"data: the share for validation must lie between 0 and 1, not be {valid}")
-    x_train, y_train, x_test, y_test = _digits() if path is None else _images(Path(path))
-    x_train, x_test = (_scaled(x, image) for x in (x_train, x_test))
-    labels, y_test = (torch.from_numpy(y.astype(np.int64)) for y in (y_train, y_test))
-    cut = len(x_train) - round(valid * len(x_train))
-    if not 0 < cut < len(x_train):
-        raise InputError(f"{path or 'digits'}: {len(x_train)} training samples are too few to keep some for validation")
-    return Classes(x_train[:cut], labels[:cut], x_train[cut:], labels[cut:], x_test, y_test)
+    samples = _digits() if path is None else _images(Path(path))
+    if image and samples[0].ndim == 2:
+        raise InputError(f"{path}: images are wanted, not feature vectors of shape {samples[0].shape}")
+    x_train, x_test = (_scaled(x, image) for x in samples[::2])
+    y_train, y_test = (torch.from_numpy(y.astype(np.int64)) for y in samples[1::2])
+    count = len(x_train)
+    cut = count - round(valid * count)
+    if not 0 < cut < count:
+        raise InputError(f"{path or 'digits'}: {count} training samples are too few to keep 1 in {1 / valid:g} of them "
+                         "for validation")  # fmt: skip
+    if (y_train.diff() >= 0).all():
+        order = torch.from_numpy(np.random.default_rng(0).permutation(count))
+        x_train, y_train = x_train[order], y_train[order]
+    return Classes(x_train[:cut], y_train[:cut], x_train[cut:], y_train[cut:], x_test, y_test)
 
 
 def _digits() -> tuple[Array, Array, Array, Array]:
@@ -153,25 +166,44 @@ def _images(path: Path) -> tuple[Array, Array, Array, Array]:
             raise InputError(f"{path}: split and y want one entry per image ({len(images)}), split 0 or 1")
         x_train, x_test, y_train, y_test = images[split == 0], images[split == 1], y[split == 0], y[split == 1]
     for half, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
-        if x.ndim < 2 or not x.size or x.dtype.kind not in "fiub" or x.shape[1:] != x_train.shape[1:]:
-            raise InputError(f"{path}: x_{half} has shape {x.shape} and type {x.dtype}; numbers of the shape "
-                             "(samples, features), (samples, height, width) or (samples, height, width, channels) "
-                             "are wanted, the same for training and testing")  # fmt: skip
-        if y.shape != (len(x),) or y.dtype.kind not in "iu" or y.min() < 0:
+        if not 2 <= x.ndim <= 4 or x.shape[1:] != x_train.shape[1:] or 0 in x.shape[1:]:
+            raise InputError(f"{path}: x_{half} has shape {x.shape}; (samples, features), (samples, height, width) or "
+                             "(samples, height, width, colours) is wanted, alike for training and testing")  # fmt: skip
+        if y.shape != (len(x),) or y.dtype.kind not in "iu" or (y < 0).any():
             raise InputError(f"{path}: y_{half} has shape {y.shape} and type {y.dtype}; one class number, 0 or more, "
                              f"for each of the {len(x)} samples is wanted")  # fmt: skip
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            raise InputError(f"{path}: x_{half} has values that are not finite")
+        if not len(x):
+            raise InputError(f"{path}: x_{half} holds no samples")
+        if x.dtype.kind == "f" and not (np.abs(x) <= np.finfo(np.float32).max).all():
+            raise InputError(f"{path}: x_{half} has values that are not finite, or beyond what float32 can hold")
+    _check_labels(path, y_train, y_test)
+    low, high = x_train.min(), x_train.max()
+    if x_train.dtype != np.uint8 and max(-float(low), float(high)) > LARGEST:
+        warnings.warn(f"{path}: x_train reaches from {low:g} to {high:g} and is taken as it is; only bytes (uint8) are "
+                      "scaled to [0, 1]", stacklevel=2)  # fmt: skip
     return x_train, y_train, x_test, y_test
 
 
+def _check_labels(path: Path, y_train: Array, y_test: Array) -> None:
+    known = np.unique(y_train)
+    if len(known) < 2:
+        raise InputError(f"{path}: y_train holds only the class {known[0]}; there is nothing to tell apart")
+    if known[-1] >= max(len(y_train), 2 * len(known)):
+        raise InputError(
+            f"{path}: y_train holds {len(known)} classes with numbers up to {known[-1]}; number them from 0"
+        )
+    if len(strange := np.setdiff1d(y_test, known)):
+        raise InputError(f"{path}: y_test has the class {strange[0]}, which y_train lacks")
+
+
 def _scaled(x: Array, image: bool) -> Tensor:
-    """Bytes to [0, 1]; images with their channels first."""
+    """Bytes to [0, 1]; images with their colours first."""
     values = x / np.float32(255) if x.dtype == np.uint8 else x
-    if image and x.ndim == 2:
-        raise InputError(f"data: images are wanted, not feature vectors of shape {x.shape}")
-    if image:
-        values = values[:, None] if x.ndim == 3 else np.moveaxis(values, -1, 1)
+    if image and x.ndim == 3:
+        values = values[:, None]
+    elif image:
+        first = x.shape[1] in COLOURS and x.shape[-1] not in COLOURS
+        values = values if first else np.moveaxis(values, -1, 1)
     else:
         values = values.reshape(len(x), -1)
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
@@ -225,10 +257,11 @@ def load_graph(path: str | Path | None = None) -> Graph:
         return _digits_graph()
     content = read(path, GRAPH)
     indptr, indices, edges, y = (content[k] for k in GRAPH[:4])
-    nodes = len(y)
+    nodes = y.size
     for name in GRAPH:
-        if content[name].dtype.kind not in "iu":
-            raise InputError(f"{path}: {name} must be whole numbers, not {content[name].dtype}")
+        if content[name].dtype.kind not in "iu" or (content[name].ndim != 1 and name != "edges"):
+            raise InputError(f"{path}: {name} must be whole numbers with one axis, not {content[name].dtype} of shape "
+                             f"{content[name].shape}")  # fmt: skip
     if indptr.shape != (nodes + 1,) or indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
         raise InputError(f"{path}: feat_indptr must rise from 0 to {len(indices)}, one entry more than {nodes} nodes")
     if edges.ndim != 2 or edges.shape[1] != 2:
@@ -240,7 +273,12 @@ def load_graph(path: str | Path | None = None) -> Graph:
     labels = torch.from_numpy(y.astype(np.int64))
     if any((labels[s] < 0).any() for s in splits):
         raise InputError(f"{path}: y is unknown (negative) for a node of a split")
-    width = int(content.get("n_features", indices.max(initial=0) + 1))
+    if labels.max() >= nodes:
+        raise InputError(f"{path}: y goes up to {labels.max()} for {nodes} nodes; number classes from 0")
+    declared = content.get("n_features", indices.max(initial=0) + 1)
+    if declared.shape or declared.dtype.kind not in "iu" or not 0 < declared < 2**31:
+        raise InputError(f"{path}: n_features must be one whole number above 0")
+    width = int(declared)
     if indices.size and not 0 <= indices.min() <= indices.max() < width:
         raise InputError(f"{path}: feat_indices must lie between 0 and {width - 1}")
     x = np.zeros((nodes, width), np.float32)
@@ -297,19 +335,19 @@ def load_ratings(path: str | Path | None = None, valid: float = 0.1) -> Ratings:
 def _ratings(path: Path) -> tuple[Array, Array, Array, dict[str, Array]]:
     content = read(path, RATINGS)
     m, known, hidden = (content[k] for k in RATINGS)
-    if m.ndim != 2 or known.shape != m.shape or hidden.shape != m.shape or m.dtype.kind not in "fiu":
+    if m.ndim != 2 or known.shape != m.shape or hidden.shape != m.shape:
         raise InputError(f"{path}: M, Otraining and Otest have shapes {m.shape}, {known.shape} and {hidden.shape}; "
-                         "numbers, all of the shape (users, items), are wanted")  # fmt: skip
+                         "all of the shape (users, items) are wanted")  # fmt: skip
     matrix, known, hidden = m.astype(np.float32), known != 0, hidden != 0
     if (known & hidden).any():
         raise InputError(f"{path}: {(known & hidden).sum()} ratings are in both Otraining and Otest")
     if not hidden.any() or not (np.isfinite(matrix) & (matrix > 0))[known | hidden].all():
         raise InputError(f"{path}: ratings that Otraining and Otest mark must be above 0, and some must be in Otest")
-    sides = {name: value != 0 for name, value in content.items() if name.startswith("W_")}
+    sides = {name: value for name, value in content.items() if name.startswith("W_")}
     for name, side in sides.items():
-        if side.ndim != 2 or side.shape[0] != side.shape[1] or len(side) not in m.shape:
+        if side.dtype.kind not in NUMBERS or side.ndim != 2 or len(set(side.shape)) > 1 or len(side) not in m.shape:
             raise InputError(f"{path}: {name} has shape {side.shape}; square, over users or items, is wanted")
-    return matrix, known, hidden, sides
+    return matrix, known, hidden, {name: side != 0 for name, side in sides.items()}
 
 
 def _digits_ratings() -> tuple[Array, Array, Array, dict[str, Array]]:
@@ -329,7 +367,14 @@ def read(path: str | Path, *kinds: Sequence[str]) -> dict[str, Array]:
     """
     wanted = " and ".join([", ".join(kinds[0][:-1]), kinds[0][-1]])
     if not zipfile.is_zipfile(path):
-        why = "a truncated file, or of another format" if Path(path).is_file() else "no such file"
+        there = Path(path)
+        why = (
+            "a truncated file, or of another format"
+            if there.is_file()
+            else "a folder"
+            if there.is_dir()
+            else "no such file"
+        )
         raise InputError(f"{path}: not an .npz with {wanted} ({why})")
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -339,7 +384,11 @@ def read(path: str | Path, *kinds: Sequence[str]) -> dict[str, Array]:
         why = "it holds pickled objects, which are not loaded" if pickled else " ".join(str(error).split())[:120]
         raise InputError(f"{path}: not an .npz with {wanted} ({why or type(error).__name__})") from None
     found = {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
-    if not any(found.keys() >= set(kind) for kind in kinds):
+    kind = next((kind for kind in kinds if found.keys() >= set(kind)), None)
+    if kind is None:
         others = "".join(f", or {', '.join(kind)}" for kind in kinds[1:])
         raise InputError(f"{path}: not an .npz with {wanted}{others} (it has {', '.join(sorted(found)) or 'nothing'})")
+    for name in kind:
+        if found[name].dtype.kind not in NUMBERS:
+            raise InputError(f"{path}: {name} must hold numbers, not {found[name].dtype}")
     return found

@@ -83,6 +83,28 @@ def test_colours_come_first_and_numbers_stay(tmp_path):
     np.testing.assert_allclose(found.x_train[3, 2].numpy(), x[3, :, :, 2], rtol=1e-6)
 
 
+def test_colours_may_come_first_already(tmp_path):
+    x = RNG.integers(0, 256, (24, 3, 8, 9), dtype=np.uint8)
+    found = load_classes(saved(tmp_path, images(x_train=x, x_test=x[:6])), image=True)
+    np.testing.assert_allclose(found.x_train[5].numpy(), x[5] / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float32, np.uint16])
+def test_pixels_that_are_no_bytes_are_told(kind, tmp_path):
+    arrays = images()
+    path = saved(tmp_path, arrays | {"x_train": arrays["x_train"].astype(kind)})
+    with pytest.warns(UserWarning, match=r"d\.npz: x_train reaches from \d to 25\d and is taken as it is; only bytes"):
+        assert load_classes(path).x_train.max() > 200
+
+
+def test_samples_sorted_by_class_are_shuffled(tmp_path):
+    arrays = images(y_train=np.arange(24) // 8)
+    found = load_classes(saved(tmp_path, arrays))
+    assert set(found.y_valid.tolist()) != {2}
+    where = [(arrays["x_train"].reshape(24, -1) / np.float32(255) == x.numpy()).all(1).argmax() for x in found.x_train]
+    assert found.y_train.tolist() == [i // 8 for i in where]
+
+
 def test_archive_in_two_halves(tmp_path):
     train, test = smooth(24), smooth(6)
     halves = {"y_train": np.arange(24) % 3, "y_test": np.arange(6) % 3}
@@ -141,13 +163,20 @@ WRONG_IMAGES = [
         r"d\.npz: not an \.npz with x_train, y_train, x_test and y_test, or jpeg_train.*it has x_train",
     ),
     (dict(x_train=np.array([{}])), "holds pickled objects, which are not loaded"),
-    (dict(x_train=np.zeros((24, 5, 5))), "x_test has shape .6, 5, 4. .* the same for training and testing"),
+    (dict(x_train=np.zeros((24, 5, 5))), "x_test has shape .6, 5, 4.; .* alike for training and testing"),
     (dict(x_train=np.zeros(24)), "x_train has shape .24,."),
     (dict(x_train=np.full((24, 5, 4), np.nan)), "x_train has values that are not finite"),
     (dict(y_train=np.arange(23)), "y_train has shape .23,. .* for each of the 24 samples"),
     (dict(y_train=np.full(24, -1)), "class number, 0 or more"),
     (dict(y_train=np.full(24, 0.5)), "y_train has shape .24,. and type float64"),
-    (dict(x_train=np.zeros((2, 5, 4)), y_train=np.zeros(2, int)), "2 training samples are too few"),
+    (dict(x_train=np.zeros((3, 5, 4)), y_train=np.arange(3)), "3 training samples are too few to keep 1 in 12"),
+    (dict(x_train=np.full((24, 5, 4), 1e300)), "not finite, or beyond what float32 can hold"),
+    (dict(x_test=np.zeros((0, 5, 4)), y_test=np.zeros(0, int)), "x_test holds no samples"),
+    (dict(x_train=np.zeros((24, 1, 1, 5, 4)), x_test=np.zeros((6, 1, 1, 5, 4))), "x_train has shape .24, 1, 1, 5, 4."),
+    (dict(x_train=np.full((24, 5, 4), "a")), "x_train must hold numbers, not <U1"),
+    (dict(y_train=np.zeros(24, int)), "y_train holds only the class 0; there is nothing to tell apart"),
+    (dict(y_train=np.arange(24) % 3 * 1000), "y_train holds 3 classes with numbers up to 2000; number them from 0"),
+    (dict(y_test=np.arange(6)), "y_test has the class 3, which y_train lacks"),
 ]
 
 
@@ -204,7 +233,11 @@ WRONG_GRAPHS = [
     (dict(feat_indices=np.array([0, -2, 1, 2])), "feat_indices must lie between 0 and 2"),
     (dict(idx_val=np.array([3])), "y is unknown"),
     (dict(idx_test=np.array([], int)), "idx_test must hold node numbers"),
-    (dict(y=np.array([0.5, 1, 1, 1])), "y must be whole numbers, not float64"),
+    (dict(y=np.array([0, 1, 100, 1])), "y goes up to 100 for 4 nodes"),
+    (dict(y=np.array(3)), "y must be whole numbers with one axis, not int64 of shape .."),
+    (dict(n_features=np.array([3, 3])), "n_features must be one whole number above 0"),
+    (dict(n_features=np.array(2)), "feat_indices must lie between 0 and 1"),
+    (dict(y=np.array([0.5, 1, 1, 1])), "y must be whole numbers with one axis, not float64 of shape"),
 ]
 
 
