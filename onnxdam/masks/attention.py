@@ -37,7 +37,7 @@ class NarrowAttention(nn.MultiheadAttention):
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (
             F.linear(x, w, b).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-            for x, w, b in zip(data, self.in_proj_weight.chunk(3), biases, strict=True)
+            for x, w, b in zip(data, self._projections(), biases, strict=True)
         )
         scores = q @ k.transpose(2, 3) * self.head_dim**-0.5
         for mask in (attn_mask, None if key_padding_mask is None else key_padding_mask.view(len(k), 1, 1, -1)):
@@ -51,22 +51,29 @@ class NarrowAttention(nn.MultiheadAttention):
         weights = weights.mean(1) if average_attn_weights else weights
         return y, weights.squeeze(0) if single else weights
 
+    def _projections(self) -> tuple[Tensor, ...]:
+        if self.in_proj_weight is not None:
+            return self.in_proj_weight.chunk(3)
+        return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+
 
 def fit_attention(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Mapping[int, tuple[int, ...]]]) -> None:
-    """Whole heads have left."""
-    rows = kept.get("in_proj_weight", {}).get(0)
-    if rows is None or 1 in kept["in_proj_weight"] or not module._qkv_same_embed_dim or module.bias_k is not None:
-        raise UnsupportedError(
-            "narrow: of a MultiheadAttention only heads can leave, where it has one projection for all"
-        )
+    """Whole heads have left, or channels of what it reads and writes."""
+    if module.bias_k is not None or module.bias_v is not None:
+        raise UnsupportedError("narrow: a MultiheadAttention with a bias for keys cannot be changed")
     width, size = module.embed_dim, module.head_dim
-    parts = [sorted({(r - part * width) // size for r in rows if r // width == part}) for part in range(3)]
-    if parts[0] != parts[1] or parts[0] != parts[2] or len(rows) != 3 * size * len(parts[0]):
+    if module._qkv_same_embed_dim:
+        stacked = kept.get("in_proj_weight", {}).get(0, range(3 * width))
+        rows = [[r - part * width for r in stacked if r // width == part] for part in range(3)]
+    else:
+        rows = [list(kept.get(f"{part}_proj_weight", {}).get(0, range(width))) for part in "qkv"]
+    heads = [sorted({r // size for r in part}) for part in rows]
+    if any(len(part) != size * len(heads[0]) or found != heads[0] for part, found in zip(rows, heads, strict=True)):
         raise UnsupportedError(
             "narrow: a MultiheadAttention has lost parts of heads, or other heads of query than of value"
         )
     module.__class__ = NarrowAttention
-    module.num_heads = len(parts[0])
+    module.num_heads = len(heads[0])
     module._qkv_same_embed_dim = (
         False  # encoder layers then do not hand its weights to a kernel that counts on embed_dim
     )

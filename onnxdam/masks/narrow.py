@@ -25,6 +25,7 @@ from onnxdam.masks.attention import fit_attention
 from onnxdam.masks.example import Example, Inputs, tensors_of
 from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.origin import Origin, along_parameter, origins
+from onnxdam.masks.widths import Sizes, follow
 from onnxdam.plan import Plan
 
 Kept = Mapping[int, tuple[int, ...]]  # axis -> entries that stay
@@ -72,7 +73,8 @@ def narrow(model: nn.Module, plan: Plan, example_inputs: Inputs | None = None) -
     Args:
         model: the network the plan was made of, with or without gates; not changed.
         plan: of `parameter_plan`.
-        example_inputs: where given, the slim network is run on them, and has to give what the model gives.
+        example_inputs: where given, the slim network is run on them, and has to give what the model gives. Numbers that
+            modules keep for themselves (num_heads, all_head_size ...) are brought along only then.
 
     Returns:
         A copy without gates, in evaluation mode.
@@ -81,7 +83,10 @@ def narrow(model: nn.Module, plan: Plan, example_inputs: Inputs | None = None) -
         UnsupportedError: a layer, a fold or a width written into a forward function cannot be followed; says which.
         InputError: the plan belongs to another network.
     """
+    if plan.constant and example_inputs is None:
+        raise UnsupportedError(f"narrow: {plan.constant[0]} is constant altogether; give inputs to check the result on")
     slim = baked_copy(model)
+    shapes = {name: tuple(value.shape) for name, value in slim.state_dict().items()}
     state = narrow_state(slim.state_dict(), plan)
     for path, module in slim.named_modules():
         names = {name: f"{path}.{name}".lstrip(".") for name, _ in _tensors(module)}
@@ -90,7 +95,12 @@ def narrow(model: nn.Module, plan: Plan, example_inputs: Inputs | None = None) -
             _resize(module, {name: state[full] for name, full in names.items() if full in state}, found, path)
     if example_inputs is not None:
         example = Example.of(example_inputs)
-        _check(baked_copy(model), slim, example, narrow_example(example, plan))
+        sizes = {
+            name: {axis: (shapes[name][axis], kept) for axis, kept in axes.items()}
+            for name, axes in plan.kept.items()
+            if name in shapes
+        }
+        _check(baked_copy(model), slim, sizes, example, narrow_example(example, plan))
     return slim
 
 
@@ -131,8 +141,6 @@ def narrow_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
             f"narrow: channels that leave are not zero but constants, which {plan.absorbed[0].node} would have to "
             "absorb; slim the exported file instead"
         )
-    if plan.constant:
-        raise UnsupportedError(f"narrow: {plan.constant[0]} is constant altogether; slim the exported file instead")
     if plan.kept and not any(name in state for name in plan.kept):
         raise InputError("narrow: the plan names no parameter of this network; make it with parameter_plan")
     slim = dict(state)
@@ -148,28 +156,36 @@ def narrow_state(state: Mapping[str, Tensor], plan: Plan) -> dict[str, Tensor]:
 def _kept_entries(
     network: Network, need: Need, shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Entries that nobody looks at (positions beyond the example's) stay as well: a forward function counts on them."""
     masks: dict[tuple[str, int], np.ndarray] = {}
     for op in network.active():
-        for tensor in op.ins if op in need.running else ():
-            for origin in origins(tensor) if tensor is not None and tensor.is_leaf else ():
+        for tensor in op.ins:
+            for origin in origins(tensor) if tensor is not None and tensor.is_known else ():
                 for i in range(tensor.rank if tensor is not None and origin.name in shapes else 0):
-                    _note(masks, need, tensor, i, origin, shapes[origin.name])
+                    _note(masks, need if op in need.running else None, tensor, i, origin, shapes[origin.name])
     kept: dict[str, dict[int, tuple[int, ...]]] = {}
-    for (name, axis), mask in masks.items():
-        if not mask.all():
-            kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(mask).tolist())
+    for (name, axis), (seen, mask) in masks.items():
+        if not mask[seen].all():
+            kept.setdefault(name, {})[axis] = tuple(np.flatnonzero(mask | ~seen).tolist())
     return kept
 
 
 def _note(
-    masks: dict[tuple[str, int], np.ndarray], need: Need, tensor: Any, axis: int, origin: Origin, shape: Sequence[int]
+    masks: dict[tuple[str, int], np.ndarray],
+    need: Need | None,
+    tensor: Any,
+    axis: int,
+    origin: Origin,
+    shape: Sequence[int],
 ) -> None:
-    """Of which entries of a parameter an axis of a tensor says that they stay."""
+    """Which entries of a parameter an axis of a tensor shows, and of which it says that they stay."""
     where = along_parameter(tensor, axis, shape, origin.places)
     if where is not None and tensor.axes[axis].n > 1:
         mine = where[1] >= 0
-        mask = masks.setdefault((origin.name, where[0]), np.zeros(shape[where[0]], bool))
-        mask[where[1][mine]] |= need.kept(tensor.axes[axis])[mine]
+        seen, mask = masks.setdefault((origin.name, where[0]), np.zeros((2, shape[where[0]]), bool))
+        seen[where[1][mine]] = True
+        if need is not None:
+            mask[where[1][mine]] |= need.kept(tensor.axes[axis])[mine]
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------
@@ -249,17 +265,17 @@ _FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]],
 
 
 # -- proof -------------------------------------------------------------------------------------------------------------
-def _check(model: nn.Module, slim: nn.Module, example: Example, slim_example: Example) -> None:
+def _check(model: nn.Module, slim: nn.Module, sizes: Sizes, example: Example, slim_example: Example) -> None:
     """The slim network runs and gives the same."""
     with torch.no_grad():
         before = tensors_of(example.run(model))
-        try:
-            after = tensors_of(slim_example.run(slim))
-        except Exception as error:  # whatever a forward function raises that has a width written down
+        failed = follow(slim, sizes, lambda: slim_example.run(slim))
+        if failed is not None:
             where = failing_module(slim, lambda: slim_example.run(slim))
             raise UnsupportedError(
-                f"narrow: the forward function of {where} does not follow the new widths: {one_line(error, 160)}"
-            ) from error
+                f"narrow: the forward function of {where} does not follow the new widths: {one_line(failed, 160)}"
+            ) from failed
+        after = tensors_of(slim_example.run(slim))
     try:
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4)
     except AssertionError as error:

@@ -12,7 +12,7 @@ import onnxdam  # noqa: E402
 from onnxdam.errors import InputError, UnsupportedError  # noqa: E402
 from onnxdam.masks import DAM, attach, export, narrow, narrow_state, parameter_plan  # noqa: E402
 from onnxdam.plan import Plan  # noqa: E402
-from tests.masks.networks import Attention, Residual, mlp  # noqa: E402
+from tests.masks.networks import Residual, mlp  # noqa: E402
 
 
 def half(gates):
@@ -77,11 +77,51 @@ def test_a_slim_module_trains_on():
     assert all(p.grad is not None and p.grad.shape == p.shape for p in slim.parameters())
 
 
+class Heads(nn.Module):
+    """Attention that keeps its numbers for itself, and looks up positions of which an example needs a few."""
+
+    def __init__(self, width: int = 16, heads: int = 4) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.all_head_size = heads, width // heads, width
+        self.positions = nn.Embedding(32, width)
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.positions(torch.arange(x.shape[1]))
+        y = self.norm(x)
+        q, k, v = (
+            f(y).view(len(x), -1, self.num_heads, self.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        y = (q @ k.mT * self.head_dim**-0.5).softmax(-1) @ v
+        return x + self.out(y.transpose(1, 2).reshape(len(x), -1, self.all_head_size))
+
+
+def test_numbers_that_modules_keep_for_themselves_follow():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Heads(), Heads()).eval(), torch.randn(2, 5, 16)
+    gates = half(attach(model, x))
+    assert gates.kept() == {"0.q": (2, 4), "1.q": (2, 4)}
+    slim = narrow(model, parameter_plan(model, x), x)
+    assert [(m.num_heads, m.head_dim, m.all_head_size) for m in slim] == [(2, 4, 8)] * 2
+    assert slim[0].positions.num_embeddings == 32
+    longer = torch.randn(3, 9, 16)
+    assert torch.allclose(slim(longer), model(longer), atol=1e-6)
+
+
 def test_a_width_written_into_a_forward_function_is_told():
-    model, x = Attention().eval(), torch.randn(2, 5, 16)
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 12), nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x).relu().view(len(x), 3, 4)).sum(1)
+
+    model, x = Written(), torch.randn(2, 6)
     half(attach(model, x))
     plan = parameter_plan(model, x)
-    with pytest.raises(UnsupportedError, match=r"forward function of the network \(Attention\) does not follow"):
+    with pytest.raises(UnsupportedError, match=r"forward function of the network \(Written\) does not follow"):
         narrow(model, plan, x)
 
 
