@@ -23,6 +23,7 @@ As w goes to 0, z becomes the Bernoulli variable itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,22 @@ def _logit(p: float, who: str) -> float:
     return math.log(p / (1 - p))
 
 
+def _mirror(parameter: Tensor, closing: float, bound: float, least: int) -> None:
+    """Slots on the wrong side of a bound change sides: their margin changes sign; the best ones are open.
+
+    Args:
+        parameter: one number per slot, changed in place.
+        closing: the number at which a slot closes.
+        bound: between margins, which are parameter - closing.
+        least: how many are open at least.
+    """
+    margin = parameter - closing
+    wrong = (margin > min(bound, 0.0)) & (margin <= max(bound, 0.0))
+    best = margin.topk(least).indices
+    wrong[best] = margin[best] <= 0
+    parameter.copy_(torch.where(wrong, closing - margin, parameter))
+
+
 class HardConcrete(Gate):
     """The L0 gate (arXiv 1712.01312).
 
@@ -46,25 +63,29 @@ class HardConcrete(Gate):
         drop: p of the paper; log_a starts at N(logit(1 - p), 0.01). The paper takes .2 for the inputs of an MLP.
     """
 
+    patient = True
     TEMPERATURE, GAMMA, ZETA = 2 / 3, -0.1, 1.1
+    CLOSING = math.log(-GAMMA / ZETA)  # log_a of a slot that is just closed in evaluation
     noise: Tensor
+    _gamma: Tensor
 
     def __init__(self, n: int, dim: int = 1, *, drop: float = 0.5) -> None:
         super().__init__(n, dim)
         self.log_a = nn.Parameter(torch.full((n,), _logit(1 - drop, "HardConcrete")) + 0.01 * torch.randn(n))
-        self.register_buffer("noise", torch.zeros(n), persistent=False)  # log u - log(1 - u)
+        self.register_buffer("noise", torch.zeros(n), persistent=False)  # (log u - log(1 - u)) / b
+        self.register_buffer("_gamma", torch.tensor(self.GAMMA), persistent=False)
 
     @torch.no_grad()
     def draw(self) -> None:
         # a new tensor: the draw must not change what autograd remembers of the pass before
-        self.noise = torch.rand_like(self.noise).logit_(eps=1e-6)
+        self.noise = torch.rand_like(self.noise).logit_(eps=1e-6).div_(self.TEMPERATURE)
 
     def _stretch(self, s: Tensor) -> Tensor:
-        return s * (self.ZETA - self.GAMMA) + self.GAMMA
+        return torch.add(self._gamma, s, alpha=self.ZETA - self.GAMMA)  # one operation: there is a step to pay for each
 
     def soft(self) -> Tensor:
         if self.training:
-            s = torch.sigmoid((self.noise + self.log_a) / self.TEMPERATURE)
+            s = torch.sigmoid(torch.add(self.noise, self.log_a, alpha=1 / self.TEMPERATURE))
         else:
             s = torch.sigmoid(self.log_a)
         return self._stretch(s).clamp(0, 1)
@@ -73,7 +94,23 @@ class HardConcrete(Gate):
         return self._stretch(torch.sigmoid(self.log_a.detach()))
 
     def surrogate(self) -> Tensor:
-        return torch.sigmoid(self.log_a - self.TEMPERATURE * math.log(-self.GAMMA / self.ZETA)).sum()
+        return self.openness([self]).sum()
+
+    @classmethod
+    def openness(cls, gates: Sequence[HardConcrete]) -> Tensor:
+        log_a = torch.cat([gate.log_a for gate in gates])
+        return torch.sigmoid(log_a - cls.TEMPERATURE * math.log(-cls.GAMMA / cls.ZETA))
+
+    @property
+    def span(self) -> tuple[int, float]:
+        return self.n, 1.0
+
+    def margin(self) -> Tensor:
+        return self.log_a.detach() - self.CLOSING
+
+    @torch.no_grad()
+    def aim(self, bound: float, least: int = 1) -> None:
+        _mirror(self.log_a, self.CLOSING, bound, least)
 
 
 class DiffPrune(Gate):
@@ -87,7 +124,9 @@ class DiffPrune(Gate):
         width: w, between 0 and 1: how much of the ramp replaces the step.
     """
 
+    patient = True
     noise: Tensor
+    _half: Tensor
 
     def __init__(
         self, n: int, dim: int = 1, *, stochastic: bool = False, start: float = 0.75, width: float = 0.5
@@ -98,7 +137,8 @@ class DiffPrune(Gate):
         self.stochastic = stochastic
         self.width = width
         self.theta = nn.Parameter(torch.full((n,), _logit(start, "DiffPrune")) + 0.01 * torch.randn(n))
-        self.register_buffer("noise", torch.full((n,), 0.5), persistent=False)
+        self.register_buffer("noise", self._offset(torch.full((n,), 0.5)), persistent=False)
+        self.register_buffer("_half", self._offset(torch.tensor(0.5)), persistent=False)
 
     @property
     def noisy(self) -> bool:
@@ -107,17 +147,41 @@ class DiffPrune(Gate):
     @torch.no_grad()
     def draw(self) -> None:
         if self.stochastic:
-            self.noise = torch.rand_like(self.noise)
+            self.noise = self._offset(torch.rand_like(self.noise))
 
-    def _ramp(self, p: Tensor, u: Tensor | float) -> Tensor:
-        return (p * (1 + self.width) - self.width / 2 - u) / self.width + 0.5
+    def _offset(self, u: Tensor) -> Tensor:
+        return u / -self.width
+
+    def _ramp(self, p: Tensor, offset: Tensor) -> Tensor:
+        """(q - u) / w + 1/2, which is p (1 + w) / w - u / w."""
+        return torch.add(offset, p, alpha=(1 + self.width) / self.width)
 
     def soft(self) -> Tensor:
         noisy = self.training and self.stochastic
-        return self._ramp(torch.sigmoid(self.theta), self.noise if noisy else 0.5).clamp(0, 1)
+        return self._ramp(torch.sigmoid(self.theta), self.noise if noisy else self._half).clamp(0, 1)
 
     def score(self) -> Tensor:
-        return self._ramp(torch.sigmoid(self.theta.detach()), 0.5)
+        return self._ramp(torch.sigmoid(self.theta.detach()), self._half)
 
     def surrogate(self) -> Tensor:
-        return torch.sigmoid(self.theta).sum()
+        return self.openness([self]).sum()
+
+    @classmethod
+    def openness(cls, gates: Sequence[DiffPrune]) -> Tensor:
+        return torch.sigmoid(torch.cat([gate.theta for gate in gates]))
+
+    @property
+    def span(self) -> tuple[int, float]:
+        return self.n, 1.0
+
+    def margin(self) -> Tensor:
+        return self.theta.detach() - self._closing
+
+    @torch.no_grad()
+    def aim(self, bound: float, least: int = 1) -> None:
+        _mirror(self.theta, self._closing, bound, least)
+
+    @property
+    def _closing(self) -> float:
+        """theta of a slot that is just closed in evaluation: there, q = (1 - w) / 2."""
+        return -math.log(1 + 2 * self.width)

@@ -19,7 +19,7 @@ and then gives the unit of rank r in s the offset mu = 5 r / n: what the loss fe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,20 @@ class DAM(Gate):
     def surrogate(self) -> Tensor:
         """n (1 + beta / 5): the count where beta <= 0, up to rounding; above, the slope goes on."""
         return self.beta.clamp(min=-SPAN) * (self.n / SPAN) + self.n
+
+    @classmethod
+    def openness(cls, gates: Sequence[DAM]) -> Tensor:
+        return torch.stack([gate.beta for gate in gates])  # steering keeps beta above -SPAN
+
+    @property
+    def span(self) -> tuple[int, float]:
+        return 1, self.n / SPAN
+
+    @torch.no_grad()
+    def aim(self, bound: float, least: int = 1) -> None:
+        """Moves beta: all margins with it, so that the order stays."""
+        last = SPAN * (self.n - least - 0.5) / self.n + float(self.beta)  # just below the best
+        self.beta -= min(bound, last)
 
     def cost(self) -> Tensor:
         return self.beta if self.floor is None else self.beta.clamp(min=self.floor)

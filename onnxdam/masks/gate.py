@@ -9,7 +9,7 @@ slots stay (expected: differentiable, actual: a number), and which slots are wor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,8 +41,12 @@ class Gate(nn.Module):
 
     #: whether the method shrinks weights after each step of the optimiser, instead of a penalty
     proximal = False
-    #: how strongly a penalty that is steered answers to a cost that is off its goal
-    gain = 8.0
+    #: whether the weights themselves are what is shrunk: towards a target, slots are closed instead of penalised
+    shrinks = False
+    #: whether it takes the penalty time to tell which slots are of no use: steering closes them by hand late
+    patient = False
+    #: whether the mask is 1 throughout, whatever the parameters
+    idle = False
 
     def __init__(self, n: int, dim: int = 1) -> None:
         super().__init__()
@@ -78,24 +82,44 @@ class Gate(nn.Module):
     def warm_up(self) -> None:
         """The end of the cold start."""
 
-    def relative(self) -> Tensor:
-        """Of proximal methods: the amount of shrinking that each slot just survives, shape (n,)."""
-        raise NotImplementedError
-
-    def shrink(self, amount: float, *, hold: bool = False) -> None:
+    def shrink(self, amount: float) -> None:
         """The proximal step of methods that have one.
 
         Args:
             amount: learning rate times penalty weight.
-            hold: slots that reach zero stay there.
+        """
+
+    # -- what steering towards a target wants of a method ------------------------------------------------------------
+    @classmethod
+    def openness(cls, gates: Sequence[Any]) -> Tensor:
+        """Of several gates of this class in one go: `span[0]` numbers for each, which times `span[1]` add up to its
+        `surrogate`, but for a constant."""
+        return torch.stack([gate.surrogate() for gate in gates])
+
+    @property
+    def span(self) -> tuple[int, float]:
+        """How many numbers of `openness` are this gate's, and how many slots each stands for."""
+        return 1, 1.0
+
+    def margin(self) -> Tensor:
+        """How far each slot is from closing (from opening, below 0), on a scale that gates of a method share, (n,)."""
+        return self.score()
+
+    def aim(self, bound: float, least: int = 1) -> None:
+        """Closes slots with a margin up to a bound, and reopens those above it; the best `least` of them are open.
+
+        Methods that cannot be moved leave it at what the penalty does.
+        """
+
+    def press(self, bound: float, least: int) -> None:
+        """Of methods that shrink weights: shrinks slots with a margin up to a bound, and less those above it.
+
+        Args:
+            bound: as that of `aim`.
+            least: the best ones, as many as that, are left alone.
         """
 
     # -- what all have -----------------------------------------------------------------------------------------------
-    @property
-    def idle(self) -> bool:
-        """Whether the mask is 1 throughout, whatever the parameters."""
-        return False
-
     @property
     def noisy(self) -> bool:
         """Whether the mask is drawn anew in every training pass."""

@@ -5,14 +5,19 @@ and Lin 2006), taken as a proximal step after the optimiser's (Parikh and Boyd 2
 
     W_i <- W_i max(0, 1 - t sqrt(p_i) / ||W_i||),   t = learning rate * lambda
 
-An optimiser that scales its steps (Adam) moves every number by about the learning rate, so below some lambda no slot
-stays at zero, and above it all do: there is no lambda to steer. Towards a target, t follows from the widths instead
-(`Gates`), and slots that have reached zero are held there.
-
 NetworkSlimming (Liu et al., ICCV 2017, arXiv 1708.06519): slot i owns the BatchNorm scales gamma_i of its
 channel. Penalty sum of |gamma_i|, by gradient; scales below a threshold count as zero, and are once hardened.
 
-As count of slots both offer sum_i s_i / (mean s of the kept slots): equal to the number kept, with the penalty's slope.
+An optimiser that scales its steps (Adam) moves every number by about the learning rate, so below some lambda no slot
+stays at zero, and above it all do: there is no lambda to steer. Towards a target, t follows from the widths instead
+(`Gates`): with u_i the t that slot i just survives, m the mean of u over the open slots of its gate, and b the bound
+for which the slots with u_i / m > b cost no more than the goal, every look at the widths shrinks
+
+    t_i = PACE b m min(1, b m / u_i)^2
+
+What is weak goes in about 1 / PACE looks unless it is of use, what is strong is hardly touched, and zero is for good.
+Were all to shrink alike, a gate whose slots are much of a size would lose them all at once, before training has told
+them apart.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ from torch import Tensor
 
 from onnxdam.errors import InputError
 from onnxdam.masks.gate import Gate, along, rows_along
+
+PACE = 0.1  # share of its size that a slot at the bound loses at a look
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,14 @@ class Owned:
 class Strength(Gate):
     """A gate whose slots are as strong as the weights they own."""
 
-    gain = 1.0  # many slots reach zero at once: a stronger answer would make them come and go
+    shrinks = True
+    patient = True
 
     def __init__(self, n: int, owned: Sequence[Owned], dim: int, threshold: float) -> None:
         super().__init__(n, dim)
         self.owned = list(owned)
         self.threshold = threshold
+        self.closes = False
         if not owned:
             raise InputError(f"{type(self).__name__}: no weights belong to the gate")
         for part in owned:
@@ -77,16 +86,59 @@ class Strength(Gate):
         """Shape (n,), at least 0, differentiable."""
         raise NotImplementedError
 
+    def relative(self) -> Tensor:
+        """The t that each slot just survives, shape (n,), without gradient."""
+        raise NotImplementedError
+
     @property
-    def idle(self) -> bool:
-        return not self.hardened
+    def idle(self) -> bool:  # type: ignore[override]
+        return not (self.closes or self.hardened)
 
     def soft(self) -> Tensor:
-        return torch.ones_like(self.values)
+        return self.values
 
     def score(self) -> Tensor:
         s = self.strength().detach()
-        return torch.where(s > self.threshold, s, 0.0)
+        return torch.where(s > self.threshold, s, 0.0) * self.values
+
+    def margin(self) -> Tensor:
+        """What each slot survives in units of the mean over the open ones; 0 where closed."""
+        size = self.relative() * (self.score() > 0)
+        return size / size[size > 0].mean() if size.any() else size
+
+    @torch.no_grad()
+    def aim(self, bound: float, least: int = 1) -> None:
+        """Closes slots, for good."""
+        margin = self.margin()
+        stays = margin > bound
+        stays[margin.topk(least).indices] = True
+        self._close(stays)
+
+    @torch.no_grad()
+    def shrink(self, amount: float) -> None:
+        self._scale((1 - amount / self.relative().clamp(min=1e-30)).clamp(min=0))
+
+    @torch.no_grad()
+    def press(self, bound: float, least: int) -> None:
+        size, margin = self.relative().clamp(min=1e-30), self.margin()
+        edge = bound * size[margin > 0].mean()
+        factors = (1 - PACE * edge / size * (edge / size).clamp(max=1).square()).clamp(min=0)
+        factors[margin.topk(least).indices] = 1.0
+        self._scale(factors)
+        self._close(factors > 0)
+
+    def _scale(self, factors: Tensor) -> None:
+        for part in self.owned:
+            weight = part.weight()
+            weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))
+
+    def _close(self, stays: Tensor) -> None:
+        self.values *= stays
+        self.closes = not bool(self.values.all())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.closes = not bool(self.values.all())
 
     def surrogate(self) -> Tensor:
         s = self.strength()
@@ -110,13 +162,10 @@ class GroupLasso(Strength):
 
     proximal = True
     _roots: Tensor
-    held: Tensor
 
     def __init__(self, n: int, owned: Sequence[Owned], dim: int = 1) -> None:
         super().__init__(n, owned, dim, 0.0)
         self.register_buffer("_roots", self.sizes().sqrt(), persistent=False)
-        self.register_buffer("held", torch.zeros(n, dtype=torch.bool))
-        self._holds = False
 
     def strength(self) -> Tensor:
         square = self.collect(torch.square)
@@ -131,32 +180,8 @@ class GroupLasso(Strength):
 
     @torch.no_grad()
     def relative(self) -> Tensor:
-        """Root mean square of the numbers that each slot owns, shape (n,): the t that a slot just survives."""
+        """Root mean square of the numbers that each slot owns."""
         return self.strength() / self._roots
-
-    @torch.no_grad()
-    def shrink(self, amount: float, *, hold: bool = False) -> None:
-        """The proximal step.
-
-        Args:
-            amount: t.
-            hold: slots that are at zero afterwards are held there by the steps to come.
-        """
-        if not amount and not self._holds:
-            return
-        factors = (~self.held).to(self._roots.dtype)
-        if amount:
-            factors *= (1 - amount / self.relative().clamp(min=1e-30)).clamp(min=0)
-        for part in self.owned:
-            weight = part.weight()
-            weight.mul_(along(spread(factors, part.index), weight.dim(), part.axis))
-        if hold and amount:
-            self.held.logical_or_(factors == 0)
-            self._holds = bool(self.held.any())
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._holds = bool(self.held.any())
 
 
 class NetworkSlimming(Strength):
@@ -174,6 +199,11 @@ class NetworkSlimming(Strength):
 
     def strength(self) -> Tensor:
         return self.collect(torch.abs)
+
+    @torch.no_grad()
+    def relative(self) -> Tensor:
+        """The scales' magnitudes."""
+        return self.strength()
 
 
 def spread(mask: Tensor, index: Tensor | None) -> Tensor:

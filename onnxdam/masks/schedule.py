@@ -7,6 +7,7 @@ no penalty    from 0 to 1
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from onnxdam.errors import InputError
@@ -36,6 +37,10 @@ class Schedule:
                 f"{self.steps}, {self.cold}, {self.ramp}, {self.harden}"
             )
 
+    def bounds(self) -> tuple[int, ...]:
+        """The first step after the cold start, and the first with binary masks."""
+        return tuple(math.ceil(share * self.steps) for share in (self.cold, self.harden) if share is not None)
+
     def is_cold(self, step: int) -> bool:
         """Whether the gates are still frozen at that step (counted from 0)."""
         return step < self.cold * self.steps
@@ -44,6 +49,12 @@ class Schedule:
         """How far the ramp is: 0 at the end of the cold start, 1 at full pressure."""
         start, end = self.cold * self.steps, self.ramp * self.steps
         return 1.0 if step >= end else max(0.0, (step - start) / (end - start))
+
+    def pull(self, step: int) -> float:
+        """How far a second, later ramp is: from the middle of the first to halfway between its end and hardening."""
+        start, end = (self.cold + self.ramp) / 2, (self.ramp + (1.0 if self.harden is None else self.harden)) / 2
+        share = step / self.steps
+        return 1.0 if share >= end else max(0.0, (share - start) / (end - start))
 
     def hardens(self, step: int) -> bool:
         """Whether masks are binary from that step on."""
