@@ -46,8 +46,8 @@ def find(name: str) -> Recipe[Any]:
         InputError: no such recipe, or no torch.
     """
     if name not in MODULES:
-        close = difflib.get_close_matches(name, MODULES, 1)
-        meant = f" (do you mean {close[0]}?)" if close else ""
+        close = difflib.get_close_matches(name.lower(), MODULES)
+        meant = f" (do you mean {' or '.join(close)}?)" if close else ""
         raise InputError(f"no recipe is called {name!r}{meant}; there are {', '.join(MODULES)}")
     if importlib.util.find_spec("torch") is None:
         raise InputError("training needs torch, which is not installed: pip install 'onnxdam[torch]'")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
-from onnxdam.masks import Gate, Gates, Schedule
+from onnxdam.masks import Gate
 
 from .data import Classes, load_classes
 from .recipe import Metric, Recipe, Settings, Split
@@ -87,6 +87,12 @@ class AutoencoderRecipe(Recipe[Classes]):
 
     def load(self, path: str | Path | None, seed: int = 0) -> Classes:
         data = load_classes(path)
+        for x in (data.x_train, data.x_valid, data.x_test):
+            if x.min() < 0 or x.max() > 1:
+                raise InputError(
+                    f"{path}: the autoencoder wants bytes (uint8), or numbers between 0 and 1; there are "
+                    f"{x.min():g} to {x.max():g}"
+                )
         return Classes(
             2 * data.x_train - 1, data.y_train, 2 * data.x_valid - 1, data.y_valid, 2 * data.x_test - 1, data.y_test
         )
@@ -108,14 +114,14 @@ class AutoencoderRecipe(Recipe[Classes]):
         x: Tensor = getattr(data, f"x_{split}")
         return float(nn.functional.mse_loss(network(x), x))
 
-    def gates(self, network: nn.Module, data: Classes, settings: Settings, schedule: Schedule) -> Gates:
+    def place(self, network: nn.Module, settings: Settings) -> bool:
         if settings.method != "l1":
-            return super().gates(network, data, settings, schedule)
-        if settings.target is not None and set(settings.target) != {"channels"}:
+            return False
+        if not settings.by_number:
             raise InputError('autoencoder: with method "l1" the target can only be "channels"')
         assert isinstance(network, Autoencoder)
-        network.gate = L1(BOTTLENECK).to(next(network.parameters()).device)
-        return Gates.of(network, weight=settings.weight, target=settings.target, schedule=schedule)
+        network.gate = L1(BOTTLENECK)
+        return True
 
 
 RECIPES = (

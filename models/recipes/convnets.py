@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onnxdam.masks import DAM, Gates, Schedule
+from onnxdam.masks import DAM
 
 from .classifier import Classifier, wrong
 from .data import Classes, load_classes
@@ -32,6 +32,7 @@ VGG_PLANS = {
     16: (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512),
     19: (64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512),
 }
+DEEP = 110  # PreResNets of that depth have bottlenecks
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ class PreBlock(nn.Module):
 
 def preresnet(depth: int, colours: int = 3, classes: int = 10) -> nn.Sequential:
     """PreResNet of depth 6n + 2 (basic blocks) or, from 110 on, 9n + 2 (bottlenecks)."""
-    deep = depth >= 110
+    deep = depth >= DEEP
     per_stage, rest = divmod(depth - 2, 9 if deep else 6)
     if rest or per_stage < 1:
         raise ValueError(f"there is no PreResNet of depth {depth}")
@@ -119,13 +120,13 @@ def preresnet(depth: int, colours: int = 3, classes: int = 10) -> nn.Sequential:
     return _initialised(nn.Sequential(*layers))
 
 
-def place_dam(network: nn.Sequential, **options: Any) -> None:
+def place_dam(network: nn.Sequential) -> None:
     """Puts a DAM after the stem and every convolution of the blocks of a PreResNet, before BatchNorm."""
-    network[1] = DAM(network[0].out_channels, **options)
+    network[1] = DAM(network[0].out_channels)
     for block in network:
         if isinstance(block, PreBlock):
             for i, conv in enumerate(block.convs):
-                block.gates[i] = DAM(conv.out_channels, **options)
+                block.gates[i] = DAM(conv.out_channels)
 
 
 class Block(nn.Module):
@@ -195,8 +196,10 @@ class ImageRecipe(Classifier):
         return self._network(data).to(memory_format=torch.channels_last)  # faster, on CPU and CUDA
 
     def _network(self, data: Classes) -> nn.Module:
-        colours, size = data.features, data.x_train.shape[-1]
+        colours, (height, size) = data.features, data.x_train.shape[2:]
         if self.kind == "lenet":
+            if height != size:
+                raise ValueError("images must be square")
             return lenet_5(colours, data.classes, size)
         if self.kind == "resnet":
             return resnet_18(colours, data.classes, size)
@@ -208,13 +211,12 @@ class ImageRecipe(Classifier):
     def metric(self, network: nn.Module, data: Classes, split: Split) -> float:
         return wrong(network, getattr(data, f"x_{split}"), getattr(data, f"y_{split}"), 250)
 
-    def gates(self, network: nn.Module, data: Classes, settings: Settings, schedule: Schedule) -> Gates:
-        by_hand = self.depth >= 110 and settings.method == "dam" and set(settings.target or ()) <= {"channels"}
-        if not by_hand:
-            return super().gates(network, data, settings, schedule)
+    def place(self, network: nn.Module, settings: Settings) -> bool:
+        if self.depth < DEEP or settings.method != "dam" or not settings.by_number:
+            return False
         assert isinstance(network, nn.Sequential)
-        place_dam(network, **self.options.get("dam", {}))
-        return Gates.of(network, weight=settings.weight, target=settings.target, schedule=schedule)
+        place_dam(network)
+        return True
 
     def optimizer(self, groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
         return torch.optim.SGD(groups, lr, momentum=0.9) if self.sgd else torch.optim.Adam(groups, lr)
@@ -263,7 +265,7 @@ def _recipes() -> Iterator[ImageRecipe]:
     for depth in (20, 56, 164):
         settings = dataclasses.replace(_CIFAR, target={"macs": 0.5})
         if depth == 164:  # as arXiv 2110.00684: a fixed weight, gates where the authors have them
-            settings = dataclasses.replace(_CIFAR, weight=0.2, decay=1e-3)
+            settings = dataclasses.replace(_CIFAR, weight=0.2, decay=1e-3, ramp=_CIFAR.cold)
         yield ImageRecipe(
             name=f"preresnet-{depth}",
             about=f"PreResNet-{depth}",

@@ -83,7 +83,16 @@ class Settings:
         if self.epochs < 1 or (self.batch is not None and self.batch < 1):
             raise InputError(f"epochs and batch must be at least 1, not {self.epochs} and {self.batch}")
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"the learning rate must be above 0, not {self.lr}")
+            raise InputError(f"the learning rate must be a number above 0, not {self.lr}")
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise InputError(f"the weight of the penalty, lambda, must be a number of at least 0, not {self.weight}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"the seed must lie between 0 and 2^63 - 1, not be {self.seed}")
+
+    @property
+    def by_number(self) -> bool:
+        """Whether only the number of channels counts: gates that are placed by hand know no other price."""
+        return set(self.target or ()) <= {"channels"}
 
     def schedule(self, steps: int) -> Schedule:
         """The phases of a run of that many steps."""
@@ -102,6 +111,7 @@ class Recipe(ABC, Generic[Data]):
         metric_kind: what `metric` measures.
         every: epochs between two evaluations (and checkpoints).
         include, exclude, inputs, options: what gets gates; see `attach`. `options` are by method.
+        attached: gates are attached even where the recipe would place them by hand.
     """
 
     name: str
@@ -114,6 +124,7 @@ class Recipe(ABC, Generic[Data]):
     exclude: tuple[str, ...] = ()
     inputs: bool = False
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    attached: bool = False
 
     # -- what is the recipe's own --------------------------------------------------------------------------------------
     @abstractmethod
@@ -153,8 +164,14 @@ class Recipe(ABC, Generic[Data]):
         """The metric over a split; `network` is in evaluation mode, and no gradients are recorded."""
 
     # -- what most recipes share ---------------------------------------------------------------------------------------
+    def place(self, network: nn.Module, settings: Settings) -> bool:
+        """Puts gates where the recipe's paper has them, if it says where and they are what the settings ask for."""
+        return False
+
     def gates(self, network: nn.Module, data: Data, settings: Settings, schedule: Schedule) -> Gates:
-        """Puts the gates on the network: here with `attach`; recipes that place them by hand replace this."""
+        """Puts the gates on the network: by hand, or with `attach`."""
+        if not self.attached and self.place(network, settings):
+            return Gates.of(network, weight=settings.weight, target=settings.target, schedule=schedule)
         return attach(
             network,
             self.example(data),

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
-from onnxdam.masks import DAM, Gates, Schedule
+from onnxdam.masks import DAM
 
 from .recipe import Metric, Recipe, Settings, Split
 
@@ -77,17 +77,13 @@ class Reduction(Recipe[Points]):
     def network(self, data: Points) -> nn.Sequential:
         return nn.Sequential(self.encoder(), self.decoder())
 
-    def gates(self, network: nn.Module, data: Points, settings: Settings, schedule: Schedule) -> Gates:
-        """DAM stands between encoder and decoder, as the paper has it.
-
-        Other methods are attached to the same units, and so is DAM where the target needs prices that a gate between
-        two modules does not know.
-        """
-        if settings.method != "dam" or set(settings.target or ()) - {"channels"}:
-            return super().gates(network, data, settings, schedule)
+    def place(self, network: nn.Module, settings: Settings) -> bool:
+        """DAM stands between encoder and decoder, as the paper has it; else gates are attached to the same units."""
+        if settings.method != "dam" or not settings.by_number:
+            return False
         assert isinstance(network, nn.Sequential)
         network.insert(1, DAM(BOTTLENECK, beta=self.beta, floor=None))
-        return Gates.of(network, weight=settings.weight, target=settings.target, schedule=schedule)
+        return True
 
     def example(self, data: Points) -> tuple[Tensor, ...]:
         return (data.x[:2],)
@@ -96,7 +92,8 @@ class Reduction(Recipe[Points]):
         return len(data.x)
 
     def loss(self, network: nn.Module, data: Points, rows: Tensor) -> Tensor:
-        return nn.functional.mse_loss(network(data.x), data.x)
+        x = data.x[rows.to(data.x.device)]
+        return nn.functional.mse_loss(network(x), x)
 
     def metric(self, network: nn.Module, data: Points, split: Split) -> float:
         return nn.functional.mse_loss(network(data.x), data.x).item()

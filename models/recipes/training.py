@@ -152,7 +152,8 @@ def train(
 
 def identity(recipe: Recipe[Data], data: Data, settings: Settings) -> dict[str, Any]:
     """What two runs have in common if one may go on where the other stopped."""
-    return {"recipe": recipe.name, **dataclasses.asdict(settings), "data": fingerprint(data)}
+    gated = {name: getattr(recipe, name) for name in ("include", "exclude", "inputs", "attached")}
+    return {"recipe": recipe.name, **dataclasses.asdict(settings), **gated, "data": fingerprint(data)}
 
 
 class _Run(Generic[Data]):

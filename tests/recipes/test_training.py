@@ -114,6 +114,8 @@ def test_checkpoints_of_other_runs_are_refused(few, tmp_path):
     refused(r"target is \{'channels': 0.5\}, not \{'channels': 0.4\}", target={"channels": 0.4})
     refused("method is dam, not hardconcrete", method="hardconcrete")
     refused("recipe is tiny, not lenet-300-100", recipe=find("lenet-300-100"))
+    refused(r"include is \('\*',\), not \('2',\)", recipe=dataclasses.replace(TINY, include=("2",)))
+    refused("inputs is False, not True", recipe=dataclasses.replace(TINY, inputs=True))
     refused("data is .*, not ", data=dataclasses.replace(few, x_train=few.x_train + 1))
     assert file.read_bytes() == before
 
@@ -206,8 +208,10 @@ def test_bad_devices_are_told(few):
 
 
 def test_bad_settings_are_told():
-    for bad in (dict(epochs=0), dict(batch=0), dict(lr=0.0), dict(lr=float("nan"))):
-        with pytest.raises(InputError, match="must be"):
+    nan, inf = float("nan"), float("inf")
+    for bad in (dict(epochs=0), dict(batch=0), dict(lr=0.0), dict(lr=nan), dict(lr=inf), dict(weight=-1.0),
+                dict(weight=nan), dict(seed=-1), dict(seed=2**63)):  # fmt: skip
+        with pytest.raises(InputError, match="must"):
             Settings(**{"epochs": 1, "batch": 1, "lr": 1.0, **bad})
 
 
