@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from onnxdam.recipes.recipe import Recipe, Settings
     from onnxdam.recipes.training import Progress, Trained
 
-METHODS = ("dam", "diffprune", "hardconcrete", "grouplasso", "slimming", "none")
+METHODS = ("dam", "diffprune", "hardconcrete", "grouplasso", "slimming", "l1", "none")
 KINDS = ("macs", "parameters", "channels", "latency")
 SHARE = click.FloatRange(0, 1, min_open=True)
+SELDOM = 60.0  # seconds between two lines of progress where there is no terminal
 
 
 @click.command("train")
@@ -30,22 +32,49 @@ SHARE = click.FloatRange(0, 1, min_open=True)
 @click.option(
     "--data", metavar="FILE.npz", type=click.Path(), help="Learn from this instead of what needs no download."
 )
-@click.option("--method", type=click.Choice(METHODS), help="How masks are learned; none: the dense network.")
-@click.option("--target-macs", metavar="SHARE", type=SHARE, help="Multiply-accumulates that stay.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="How masks are learned. l1: only for the autoencoder; none: no masks, the dense network.",
+)
+@click.option("--include", metavar="GLOB", multiple=True, help="Mask only channels of matching modules (repeatable).")
+@click.option("--exclude", metavar="GLOB", multiple=True, help="Mask no channels of matching modules (repeatable).")
+@click.option("--inputs/--no-inputs", default=None, help="Mask features of the input, too: the network selects them.")
+@click.option("--target-macs", metavar="SHARE", type=SHARE, help="Multiply-accumulates that stay, e.g. 0.3.")
 @click.option("--target-parameters", metavar="SHARE", type=SHARE, help="Parameters that stay.")
 @click.option("--target-channels", metavar="SHARE", type=SHARE, help="Channels that stay.")
 @click.option("--target-latency", metavar="SHARE", type=SHARE, help="Measured time that stays, batch 1, one thread.")
 @click.option(
     "--provider", type=click.Choice(["cpu", "cuda", "tensorrt"]), help="Where latency is measured. [default: cpu]"
 )
-@click.option("--lambda", "weight", type=click.FloatRange(min=0), help="A fixed weight of the penalty, no target.")
-@click.option("--epochs", type=click.IntRange(min=1))
-@click.option("--batch", type=click.IntRange(min=1), help="Samples per step.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the weights.")
+@click.option(
+    "--lambda",
+    "weight",
+    metavar="WEIGHT",
+    type=click.FloatRange(min=0),
+    help="A fixed weight of the penalty instead of a target.",
+)
+@click.option("--epochs", metavar="N", type=click.IntRange(min=1), help="Passes over the data.")
+@click.option("--batch", metavar="N", type=click.IntRange(min=1), help="Samples per step.")
+@click.option("--lr", metavar="RATE", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the weights.")
 @click.option("--amp", is_flag=True, help="Train in bfloat16 where that is safe (automatic mixed precision).")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of weights, order, noise, and data that are made up.",
+)
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="0: as torch likes.")
+@click.option(
+    "--threads",
+    metavar="N",
+    type=click.IntRange(0, 1024),
+    default=0,
+    show_default=True,
+    help="0: as torch likes.",
+)
 @click.option("--checkpoint", metavar="FILE", type=click.Path(), help="Keep the state of the run here.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if it is there.")
 @click.option(
@@ -54,6 +83,8 @@ SHARE = click.FloatRange(0, 1, min_open=True)
 @options.as_json
 def command(name: str | None, listing: bool, as_json: bool, **given: Any) -> int:
     """Train the network of a RECIPE with masks, and write it as a model that `onnxdam prune` makes small.
+
+    For example: onnxdam train digits --target-macs 0.2 -o masked.onnx
 
     What is not said is as the recipe has it (--list). Ctrl-C leaves the checkpoint as it was after the last evaluation.
     """
@@ -83,6 +114,7 @@ def _check_usage(given: dict[str, Any]) -> None:
         raise click.UsageError(f"{' and '.join(asked)}: one of them, please")
     if given["provider"] and given["target_latency"] is None:
         raise click.UsageError("--provider says where latency is measured; it belongs to --target-latency")
+    asked += [f"--{name}" for name in ("include", "exclude", "inputs") if given[name]]
     if asked and given["method"] == "none":
         raise click.UsageError(f"--method none trains without masks; {asked[0]} belongs to the others")
 
@@ -91,7 +123,7 @@ def _train(name: str, given: dict[str, Any]) -> Trained[Any]:
     """Everything from the names of files to the file that is written."""
     from onnxdam.recipes import find
 
-    recipe = find(name)
+    recipe = _gated(find(name), given)
     from onnxdam.graph import io
 
     _check_files(given)
@@ -158,6 +190,16 @@ def _check_files(given: dict[str, Any]) -> None:
         click.echo(f"warning: {checkpoint}: is not there; training starts from the beginning", err=True)
 
 
+def _gated(recipe: Recipe[Any], given: dict[str, Any]) -> Recipe[Any]:
+    """The recipe with gates where they are asked for."""
+    changes = {name: given[name] for name in ("include", "exclude") if given[name]}
+    if given["inputs"] is not None:
+        changes["inputs"] = given["inputs"]
+    if given["inputs"]:
+        changes["include"] = (*changes.get("include", recipe.include), "input*")
+    return dataclasses.replace(recipe, attached=True, **changes) if changes else recipe
+
+
 def _settings(recipe: Recipe[Any], given: dict[str, Any]) -> Settings:
     """The recipe's, changed as asked."""
     changes = {k: given[k] for k in ("method", "epochs", "batch", "lr", "seed") if given[k] is not None}
@@ -184,8 +226,10 @@ def _interruptible(given: dict[str, Any]) -> Iterator[None]:
             else ("terminated", exits.TERMINATED)
         )
         checkpoint = given["checkpoint"]
-        there = checkpoint and Path(checkpoint).exists()
-        kept = f"add --resume to go on from {checkpoint}" if there else "there is no --checkpoint to go on from"
+        if checkpoint and Path(checkpoint).exists():
+            kept = f"add --resume to go on from {checkpoint}"
+        else:
+            kept = f"nor was {checkpoint}" if checkpoint else "there is no --checkpoint to go on from"
         raise exits.Stopped(f"{word}; {given['output']} was not written; {kept}", code) from None
 
 
@@ -194,16 +238,26 @@ def _bar(recipe: Recipe[Any]) -> Iterator[tuple[Callable[[str], None], Callable[
     """A function for what happens in between, and one for the progress of training."""
     with show.bar() as draw:
         if draw is None:
-            yield lambda text: None, None
-            return
+            yield lambda text: None, _Seldom(recipe)
+        else:
+            yield lambda text: draw(0, None, text), lambda p: draw(p.step, p.steps, _told(recipe, p))
 
-        def progress(p: Progress) -> None:
-            text = f"epoch {p.epoch}/{p.epochs}  loss {p.loss:.4g}"
-            if p.last is not None:
-                text += f"  valid {recipe.metric_kind.name} {p.last.valid:.4g}"
-            draw(p.step, p.steps, f"{text}  {_widths(p.kept)}")
 
-        yield lambda text: draw(0, None, text), progress
+class _Seldom:
+    """A line of progress a minute, for the logs of long runs."""
+
+    def __init__(self, recipe: Recipe[Any]) -> None:
+        self.recipe, self.last = recipe, time.monotonic()
+
+    def __call__(self, p: Progress) -> None:
+        if time.monotonic() - self.last >= SELDOM:
+            self.last = time.monotonic()
+            click.echo(f"{100 * p.step / p.steps:3.0f} %  {_told(self.recipe, p)}", err=True)
+
+
+def _told(recipe: Recipe[Any], p: Progress) -> str:
+    valid = f"valid {recipe.metric_kind.name} {p.last.valid:.4g}  " if p.last is not None else ""
+    return f"epoch {min(p.epoch + 1, p.epochs)}/{p.epochs}  loss {p.loss:.4g}  {valid}{_widths(p.kept)}"
 
 
 def _widths(kept: Any, most: int = 4) -> str:

@@ -100,10 +100,38 @@ def test_own_data_and_every_option(npz: Path, tmp_path: Path) -> None:
     assert facts("--amp")["history"] != plain["history"]
     assert len(facts("--epochs", 2)["history"]) == 2
     assert facts("--method", "none")["kept"] == {}
+    assert list(facts("--include", "0", "--include", "2", "--exclude", "0", "--lambda", 1)["kept"]) == ["2"]
+    assert list(facts("--no-inputs")["kept"]) == ["0", "2"]
+    assert set(facts("--include", "2", "--inputs", "--lambda", 1)["kept"]) == {"input", "2"}
     assert facts()["history"] == plain["history"]
     dynamo = onnx.load(tmp_path / "m.onnx").graph.node
     facts("--exporter", "torchscript")
     assert [n.output[0] for n in onnx.load(tmp_path / "m.onnx").graph.node] != [n.output[0] for n in dynamo]
+
+
+def test_recipes_with_gates_of_their_own(npz: Path, tmp_path: Path) -> None:
+    base = ("train", "autoencoder", "--data", npz, "--json", "--epochs", 1, "-o", tmp_path / "m.onnx", "--force")
+
+    def kept(*more: object) -> dict:
+        run = onnxdam(*base, *more)
+        assert run.returncode == exits.DONE, run.stderr
+        return json.loads(run.stdout)["kept"]
+
+    assert kept("--method", "l1") == {"gate": [50, 50]}
+    assert kept("--method", "l1", "--target-channels", 0.5) == {"gate": [25, 50]}
+    assert set(kept()) == {"encoder.6"}
+    assert set(kept("--inputs")) == {"encoder.6", "input"}
+    run = onnxdam("train", "linear-dr", "--include", "0", "--epochs", 1, "--json", "-o", tmp_path / "dr.onnx")
+    assert list(json.loads(run.stdout)["kept"]) == ["0"]  # attached; else the gate between the halves is called 1
+
+
+def test_a_line_a_minute_where_there_is_no_terminal(npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxdam.cli.train.SELDOM", 0.0)
+    run = onnxdam("train", "lenet-300-100", "--data", npz, "--epochs", 2, "-o", tmp_path / "m.onnx")
+    assert run.returncode == exits.DONE
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("100 %  epoch 2/2  loss ")
+    assert "valid error %" in last and "kept " in last
 
 
 def test_list_names_every_recipe() -> None:
@@ -127,7 +155,9 @@ def test_usage(tmp_path: Path) -> None:
     both = usage_error("digits", *out, "--target-macs", 0.3, "--lambda", 1)
     assert "--target-macs and --lambda: one of them" in both
     assert "trains without masks" in usage_error("digits", *out, "--method", "none", "--target-macs", 0.3)
-    for bad in (("--target-macs", 0), ("--target-macs", 1.5), ("--lr", 0), ("--epochs", 0), ("--method", "magic")):
+    assert "--include belongs to the others" in usage_error("digits", *out, "--method", "none", "--include", "0")
+    for bad in (("--target-macs", 0), ("--target-macs", 1.5), ("--lr", 0), ("--epochs", 0), ("--method", "magic"),
+                ("--threads", 10**8)):  # fmt: skip
         assert str(bad[0]) in usage_error("digits", *out, *bad)
     assert "it belongs to --target-latency" in usage_error("digits", *out, "--provider", "cpu")
     assert files(tmp_path) == []
@@ -144,6 +174,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(npz: Path, tmp_path: Path) -> 
 
     assert "no recipe is called 'lenet'" in told("lenet")
     assert "there are digits, lenet-300-100" in told("lenet")
+    assert "do you mean resnet-18 or " in told("ResNet18")
+    assert "lambda, must be a number of at least 0, not nan" in told("digits", "--lambda", "nan")
+    assert "the seed must lie between 0 and 2^63 - 1" in told("digits", "--seed", 2**63)
+    assert "method 'l1' is none of dam, " in told("lenet-300-100", "--data", npz, "--method", "l1")
+    assert "the target can only be" in told("autoencoder", "--data", npz, "--method", "l1", "--target-macs", 0.95)
+    assert "no group is called 'nix'" in told("lenet-300-100", "--data", npz, "--include", "nix")
+    wide = {name: array.astype(float) if name[0] == "x" else array for name, array in np.load(npz).items()}
+    np.savez(npz.parent / "wide.npz", **wide)
+    assert "numbers between 0 and 1; there are " in told("autoencoder", "--data", npz.parent / "wide.npz")
     text = told("lenet-300-100", "--data", npz, "--target-parameters", 0.0001)
     assert "parameters cannot be 0.0001 of the whole; the closest that can be reached is" in text
     assert "no such file" in told("digits", "--data", out / "none.npz")
