@@ -1,15 +1,17 @@
 """What gates cost a training step: the same network with and without them, step by step in turn.
 
-    python benchmarks/gate_overhead.py --methods dam hardconcrete --rounds 60
+    python benchmarks/gate_overhead.py --methods dam hardconcrete --phases ramp hard --rounds 60
 
-A step is forward, loss with penalty, backward, optimiser and `gates.step()`. Given is the median over rounds of the
-ratio gated / plain, in processor time and in wall time; the steps of a round follow each other, in changing order.
+A step is forward, loss with penalty, backward, optimiser and `gates.step()`. Phases: gates frozen (cold), learning
+(ramp), binary (hard). Given is the median over rounds of the ratio gated / plain, in processor time and in wall time;
+the steps of a round follow each other, in changing order.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -91,24 +93,36 @@ def lenet() -> nn.Module:
     return nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
 
 
+def convnet() -> nn.Module:
+    """Four convolutions of 32 to 64 channels, for small images."""
+    layers: list[nn.Module] = []
+    for before, width, stride in ((3, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 2)):
+        layers += [nn.Conv2d(before, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+PHASES = {
+    "cold": Schedule(10**6, cold=0.9, ramp=0.99, harden=None),
+    "ramp": Schedule(10**6, cold=0, ramp=0.99, harden=None),
+    "hard": Schedule(10**6, cold=0, ramp=0.99, harden=None),
+}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LeNet-300-100": (lenet, (128, 784)),
+    "four convolutions": (convnet, (8, 3, 32, 32)),
     "ResNet-18": (resnet18, (32, 3, 32, 32)),
     "ResNet-18, stride-1 stem": (partial(resnet18, small=True), (8, 3, 32, 32)),
     "transformer 4x128": (Transformer, (16, 64, 32)),
 }
 
 
-def steps(name: str, method: str, optimiser: str) -> tuple[Step, Step]:
+def steps(name: str, method: str, optimiser: str, phase: str) -> tuple[Step, Step]:
     """A training step of the plain and of the gated network."""
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     plain = make().train()
     gated = copy.deepcopy(plain)
     x, y = torch.randn(shape), torch.randint(10, shape[:1])
-    gates = attach(
-        gated, x[:2], method=method, target={"macs": 0.5}, schedule=Schedule(10**6, cold=0, ramp=0.99, harden=None)
-    )
+    gates = attach(gated, x[:2], method=method, target={"macs": 0.5}, schedule=PHASES[phase])
     kinds = {"adam": lambda p: torch.optim.Adam(p, 1e-4), "sgd": lambda p: torch.optim.SGD(p, 1e-3, momentum=0.9)}
     first, second = kinds[optimiser](plain.parameters()), kinds[optimiser](gated.parameters())
 
@@ -123,6 +137,9 @@ def steps(name: str, method: str, optimiser: str) -> tuple[Step, Step]:
         second.step()
         gates.step(1e-4)
 
+    if phase == "hard":
+        with_()  # so that no second moment of the optimiser is exactly zero: its root takes several times as long
+        gates.harden()
     return without, with_
 
 
@@ -148,20 +165,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", default=["dam"])
+    parser.add_argument("--phases", nargs="+", default=["ramp"], choices=list(PHASES))
     parser.add_argument("--optimiser", default="adam", choices=["adam", "sgd"])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    print("| network | batch | method | plain step, ms | gated / plain, processor (quartiles) | wall |")
-    print("|---|--:|---|--:|--:|--:|")
-    for name in asked.networks:
-        for method in asked.methods:
-            plain, gated = steps(name, method, asked.optimiser)
-            base, ratios = compare(plain, gated, asked.rounds, batch=20 if name.startswith("LeNet") else 1)
-            low, middle, high = np.percentile(ratios[:, 0], [25, 50, 75])
-            where = f"| {name} | {NETWORKS[name][1][0]} | {method} | {1000 * base:.2f}"
-            print(f"{where} | {middle:.3f} ({low:.3f} to {high:.3f}) | {np.median(ratios[:, 1]):.3f} |", flush=True)
+    print("| network | batch | method | phase | plain step, ms | gated / plain, processor (quartiles) | wall |")
+    print("|---|--:|---|---|--:|--:|--:|")
+    for name, method, phase in itertools.product(asked.networks, asked.methods, asked.phases):
+        plain, gated = steps(name, method, asked.optimiser, phase)
+        base, ratios = compare(plain, gated, asked.rounds, batch=20 if name.startswith("LeNet") else 1)
+        low, middle, high = np.percentile(ratios[:, 0], [25, 50, 75])
+        where = f"| {name} | {NETWORKS[name][1][0]} | {method} | {phase} | {1000 * base:.2f}"
+        print(f"{where} | {middle:.3f} ({low:.3f} to {high:.3f}) | {np.median(ratios[:, 1]):.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,9 @@ class Gates(nn.Module):
             self._press(budget, goal)
         pull = self.schedule.pull(self._step) if self._patient else progress
         actual = self._move(budget, goal, 1 + pull * (budget.share - 1))
+        if all(gate.shrinks for gate in self._gates):
+            self._pressure = 1.0  # there is nothing that it would weigh
+            return
         expected = torch.stack([gate.expected().detach() for gate in self._gates]).tolist()
         error = math.log(math.sqrt(budget.ratio(expected) * actual) / goal)
         error = max(min(error, CLIP), -CLIP)

@@ -103,7 +103,10 @@ class Strength(Gate):
 
     def margin(self) -> Tensor:
         """What each slot survives in units of the mean over the open ones; 0 where closed."""
-        size = self.relative() * (self.score() > 0)
+        return self._margin(self.relative())
+
+    def _margin(self, size: Tensor) -> Tensor:
+        size = torch.where(size > self.threshold, size, 0.0) * self.values
         return size / size[size > 0].mean() if size.any() else size
 
     @torch.no_grad()
@@ -120,9 +123,10 @@ class Strength(Gate):
 
     @torch.no_grad()
     def press(self, bound: float, least: int) -> None:
-        size, margin = self.relative().clamp(min=1e-30), self.margin()
-        edge = bound * size[margin > 0].mean()
-        factors = (1 - PACE * edge / size * (edge / size).clamp(max=1).square()).clamp(min=0)
+        size = self.relative().clamp(min=1e-30)
+        margin = self._margin(size)
+        edge = bound * size[margin > 0].mean() / size
+        factors = (1 - PACE * edge * edge.clamp(max=1).square()).clamp(min=0)
         factors[margin.topk(least).indices] = 1.0
         self._scale(factors)
         self._close(factors > 0)
