@@ -5,7 +5,7 @@
                jpeg_train, off_train, y_train, jpeg_test, ...            JPEG files end to end and where each begins
                jpeg, off, y, split                                       the same; split 0: for training, 1: for testing
     graph      feat_indptr, feat_indices, edges, y, idx_train, ...       binary features in CSR form, undirected edges
-    ratings    M, Otraining, Otest, W_users, W_<items>                   users x items, masks, side graphs
+    ratings    M, Otraining, Otest                                       users x items, masks
 
 Without a file there is what comes with scikit-learn, so that a recipe runs without any download.
 """
@@ -18,8 +18,8 @@ import itertools
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,6 @@ class Ratings:
         matrix: users x items, float, 0 where unknown.
         train, valid, test: (user, item) of the ratings of the three splits, shape (ratings, 2).
         values: the ratings that occur in training, ascending.
-        sides: name -> adjacency, bool, of a side graph over users or items (W_users, ...), where there is one.
     """
 
     matrix: Tensor
@@ -108,7 +107,6 @@ class Ratings:
     valid: Tensor
     test: Tensor
     values: Tensor
-    sides: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 # -- images ----------------------------------------------------------------------------------------------------------
@@ -315,7 +313,7 @@ def load_ratings(path: str | Path | None = None, valid: float = 0.1) -> Ratings:
     Raises:
         InputError: no such file, other arrays in it, or arrays that do not fit together.
     """
-    matrix, known, hidden, sides = _digits_ratings() if path is None else _ratings(Path(path))
+    matrix, known, hidden = _digits_ratings() if path is None else _ratings(Path(path))
     pairs = np.argwhere(known)
     pairs = pairs[np.random.default_rng(0).permutation(len(pairs))]
     cut = len(pairs) - round(valid * len(pairs))
@@ -328,11 +326,10 @@ def load_ratings(path: str | Path | None = None, valid: float = 0.1) -> Ratings:
         valid=torch.from_numpy(pairs[cut:]),
         test=torch.from_numpy(np.argwhere(hidden)),
         values=torch.from_numpy(values),
-        sides={name: torch.from_numpy(side) for name, side in sides.items()},
     )
 
 
-def _ratings(path: Path) -> tuple[Array, Array, Array, dict[str, Array]]:
+def _ratings(path: Path) -> tuple[Array, Array, Array]:
     content = read(path, RATINGS)
     m, known, hidden = (content[k] for k in RATINGS)
     if m.ndim != 2 or known.shape != m.shape or hidden.shape != m.shape:
@@ -343,19 +340,15 @@ def _ratings(path: Path) -> tuple[Array, Array, Array, dict[str, Array]]:
         raise InputError(f"{path}: {(known & hidden).sum()} ratings are in both Otraining and Otest")
     if not hidden.any() or not (np.isfinite(matrix) & (matrix > 0))[known | hidden].all():
         raise InputError(f"{path}: ratings that Otraining and Otest mark must be above 0, and some must be in Otest")
-    sides = {name: value for name, value in content.items() if name.startswith("W_")}
-    for name, side in sides.items():
-        if side.dtype.kind not in NUMBERS or side.ndim != 2 or len(set(side.shape)) > 1 or len(side) not in m.shape:
-            raise InputError(f"{path}: {name} has shape {side.shape}; square, over users or items, is wanted")
-    return matrix, known, hidden, {name: side != 0 for name, side in sides.items()}
+    return matrix, known, hidden
 
 
-def _digits_ratings() -> tuple[Array, Array, Array, dict[str, Array]]:
+def _digits_ratings() -> tuple[Array, Array, Array]:
     from sklearn.datasets import load_digits
 
     matrix = (1 + np.round(load_digits().data[:300] / 4)).astype(np.float32)
     draw = np.random.default_rng(0).random(matrix.shape)
-    return matrix, draw < 0.3, draw > 0.967, {}
+    return matrix, draw < 0.3, draw > 0.967
 
 
 # -- files -----------------------------------------------------------------------------------------------------------

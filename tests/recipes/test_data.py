@@ -58,7 +58,7 @@ def graph(**changes):
 def ratings(**changes):
     known = np.zeros((6, 5), np.int8)
     known[:4] = 1
-    arrays = dict(M=RNG.integers(1, 6, (6, 5)), Otraining=known, Otest=1 - known, W_users=np.eye(6))
+    arrays = dict(M=RNG.integers(1, 6, (6, 5)), Otraining=known, Otest=1 - known)
     return arrays | changes
 
 
@@ -149,7 +149,6 @@ def test_ratings(tmp_path):
     both = torch.cat([found.train, found.valid])
     assert sorted(map(tuple, both.tolist())) == [tuple(p) for p in np.argwhere(arrays["Otraining"]).tolist()]
     assert found.values.tolist() == sorted(set(found.matrix[tuple(found.train.T)].tolist()))
-    assert found.sides["W_users"].shape == (6, 6)
 
 
 @pytest.mark.parametrize("load", [load_classes, load_graph, load_ratings])
@@ -253,7 +252,6 @@ WRONG_RATINGS = [
     (dict(Otest=np.zeros((6, 5))), "some must be in Otest"),
     (dict(M=np.zeros((6, 5))), "must be above 0"),
     (dict(M=np.zeros((5, 5))), "M, Otraining and Otest have shapes .5, 5., .6, 5. and .6, 5."),
-    (dict(W_users=np.zeros((6, 4))), "W_users has shape .6, 4.; square"),
 ]
 
 
