@@ -42,8 +42,6 @@ def origins(t: Tensor) -> list[Origin]:
     found = []
     for name, (begin, size) in begins.items():
         mine = (codes >= begin) & (codes < begin + size)
-        if t.maker is not None and (np.bincount(codes[mine] - begin, minlength=1) > 1).any():
-            return []  # numbers that are there twice
         if mine.any():
             found.append(Origin(name, size, np.where(mine, codes - begin, -1)))
     return found
@@ -54,6 +52,8 @@ def source(t: Tensor) -> tuple[str, Array] | None:
     found = origins(t)
     if len(found) != 1 or found[0].places.size != found[0].size:
         return None
+    if t.maker is not None and (np.bincount(found[0].places.reshape(-1)) > 1).any():
+        return None  # numbers that are there twice
     return found[0].name, found[0].places
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 
 TRIES = 200  # runs of the network
+GUESSES = 6  # ways to make it run
 
 
 @dataclass(frozen=True)
@@ -35,44 +36,79 @@ class Change:
 
 
 Sizes = Mapping[str, Mapping[int, tuple[int, tuple[int, ...]]]]  # parameter -> axis -> extent before, entries that stay
-Changes = dict[Change, list[tuple[nn.Module, int]]]  # the numbers that it would set
+Changes = Mapping[Change, list[tuple[nn.Module, int]]]  # the numbers that it would set
 
 
-def follow(model: nn.Module, sizes: Sizes, run: Callable[[], object]) -> Exception | None:
-    """Changes attributes until the network runs.
+def follow(model: nn.Module, sizes: Sizes, run: Callable[[], object], good: Callable[[], bool]) -> Exception | None:
+    """Changes attributes until the network runs, and runs well.
 
     Args:
         model: with narrow parameters; its attributes are changed in place.
         sizes: of the axes that have become narrow.
         run: calls it.
+        good: whether it gives what it should.
 
     Returns:
-        None, or what it fails with (then its attributes are as they were).
+        None where it runs (the last time, maybe not well), or what it fails with.
     """
     changes = _changes(model, sizes)
+    wrong: set[Change] = set()
+    error: Exception | None = None
+    for _ in range(GUESSES):
+        chosen, error = _search(model, {c: to for c, to in changes.items() if c not in wrong}, run)
+        if error is None and good():
+            return None
+        if not chosen:
+            return None if error is None and _guess(model, changes, run, good) else error
+        _restore([one for back in chosen.values() for one in back])
+        wrong.add(next(iter(chosen)))
+    return _search(model, {}, run)[1]
+
+
+def _runs_well(run: Callable[[], object], good: Callable[[], bool]) -> bool:
+    try:
+        run()
+        return good()
+    except Exception:  # whatever a forward function raises
+        return False
+
+
+def _guess(model: nn.Module, changes: Changes, run: Callable[[], object], good: Callable[[], bool]) -> bool:
+    """Where it runs as it is, and gives something else: one change may be all that lacks."""
+    for change in list(changes)[:TRIES]:
+        back = _apply(change, changes)
+        if _runs_well(run, good):
+            return True
+        _restore(back)
+    return False
+
+
+def _search(
+    model: nn.Module, changes: Changes, run: Callable[[], object]
+) -> tuple[dict[Change, list[tuple[nn.Module, str, int]]], Exception | None]:
+    """One change after the other, each of which gets the network further; what they undo, and what it fails with."""
+    chosen: dict[Change, list[tuple[nn.Module, str, int]]] = {}
     done, where, error = _advance(model, run)
-    undo: list[tuple[nn.Module, str, int]] = []
     tries = 0
     while error is not None:
-        best: tuple[int, Change] | None = None
-        for change in [c for kind in _around(model, where) for c in changes if c.kind is kind]:
+        for change in [c for kind in _around(model, where) for c in changes if c.kind is kind and c not in chosen]:
             back = _apply(change, changes)
-            reached, _, failed = _advance(model, run)
-            _restore(back)
+            reached, place, failed = _advance(model, run)
             tries += 1
             if reached > done or failed is None:
-                best = (reached, change)
+                chosen[change] = back
+                done, where, error = reached, place, failed
                 break
-        if best is None or tries > TRIES:
-            _restore(undo)
-            return error
-        undo += _apply(best[1], changes)
-        done, where, error = _advance(model, run)
-    return None
+            _restore(back)
+        else:
+            return chosen, error
+        if tries > TRIES:
+            return chosen, error
+    return chosen, None
 
 
 def _changes(model: nn.Module, sizes: Sizes) -> Changes:
-    found: Changes = defaultdict(list)
+    found: dict[Change, list[tuple[nn.Module, int]]] = defaultdict(list)
     for path, module in model.named_modules():
         numbers = {k: v for k, v in vars(module).items() if type(v) is int and v > 0 and not k.startswith("_")}
         prefix = f"{path}." if path else ""
@@ -83,7 +119,8 @@ def _changes(model: nn.Module, sizes: Sizes) -> Changes:
                         for meaning, new in _meanings(number, extent, kept):
                             change = Change(type(module), attribute, (name[len(prefix) :], axis), meaning)
                             found[change].append((module, new))
-    return found
+    few = sorted(found.items(), key=lambda item: vars(item[1][0][0])[item[0].attribute])  # few large blocks first
+    return dict(few)
 
 
 def _meanings(number: int, extent: int, kept: Sequence[int]) -> Iterator[tuple[str, int]]:
