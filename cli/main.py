@@ -63,6 +63,7 @@ def run(arguments: list[str] | None = None) -> None:
     """Entry point of the `onnxdam` command: every outcome ends in one line and one exit status."""
     gc.set_threshold(50_000, 20, 20)  # graphs are many small objects that live long: a third of the time was collection
     warnings.showwarning = _show_warning
+    sys.unraisablehook = _unraisable
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in the background of a shell
         signal.signal(signal.SIGINT, _stop)
@@ -127,11 +128,25 @@ def _signal_behind(error: BaseException | None) -> BaseException | None:
 def _stop(number: int, frame: FrameType | None) -> None:
     """Raises; but not into the import of a compiled module, which can crash of it: the signal comes again then."""
     if any(f.f_code.co_filename.startswith("<frozen importlib") for f in _stack(frame)):
-        again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        _once_more(number)
         return
     raise KeyboardInterrupt if number == signal.SIGINT else exits.Terminated
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """What is raised in a destructor goes nowhere; a signal that arrived there comes again."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        _once_more(signal.SIGINT)
+    elif isinstance(lost.exc_value, exits.Terminated):
+        _once_more(signal.SIGTERM)
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def _once_more(number: int) -> None:
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _stack(frame: FrameType | None) -> Iterator[FrameType]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,12 +260,17 @@ def _told(recipe: Recipe[Any], p: Progress) -> str:
     return f"epoch {min(p.epoch + 1, p.epochs)}/{p.epochs}  loss {p.loss:.4g}  {valid}{_widths(p.kept)}"
 
 
-def _widths(kept: Any, most: int = 4) -> str:
-    """97-71-33, or how many channels in all where there are many gates."""
+def _ordered(kept: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Inputs first, as the literature writes it."""
+    return dict(sorted(kept.items(), key=lambda item: not item[0].startswith("input")))
+
+
+def _widths(kept: Mapping[str, tuple[int, int]], most: int = 4) -> str:
+    """97-71-33 (inputs, first and second hidden layer), or how many channels in all where there are many gates."""
     if not kept:
         return ""
     if len(kept) <= most:
-        return "kept " + "-".join(str(open_) for open_, _ in kept.values())
+        return "kept " + "-".join(str(open_) for open_, _ in _ordered(kept).values())
     return f"kept {sum(k for k, _ in kept.values()):,} of {sum(n for _, n in kept.values()):,} channels"
 
 
@@ -298,7 +303,7 @@ def _asked(settings: Settings) -> dict[str, Any]:
 
 def _print(trained: Trained[Any], most: int = 12) -> None:
     settings, name = trained.settings, trained.recipe.metric_kind.name
-    rows = [(gate, kept, of) for gate, (kept, of) in trained.kept.items()]
+    rows = [(gate, kept, of) for gate, (kept, of) in _ordered(trained.kept).items()]
     if rows:
         show.table(f"{trained.recipe.name}, {settings.method}: channels that stay", ("gate", "kept", "of"), rows[:most])
     if len(rows) > most:
@@ -306,6 +311,8 @@ def _print(trained: Trained[Any], most: int = 12) -> None:
     if trained.gates is not None:
         left = ", ".join(f"{100 * share:.1f} % of {kind}" for kind, share in trained.gates.cost().items())
         show.line(f"left: {left} (asked: {_aim(settings)})")
+        if settings.target is None and all(kept == of for _, kept, of in rows):
+            show.line("nothing was masked: more --epochs, a larger --lambda or a --target would")
         if trained.gates.measured is not None:
             show.line(f"measured: {show.millis(trained.gates.measured.a)} to {show.millis(trained.gates.measured.b)}")
     show.table(

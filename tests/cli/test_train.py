@@ -132,6 +132,12 @@ def test_a_line_a_minute_where_there_is_no_terminal(npz: Path, tmp_path: Path, m
     last = run.stderr.splitlines()[-1]
     assert last.startswith("100 %  epoch 2/2  loss ")
     assert "valid error %" in last and "kept " in last
+    rows = [line.split() for line in run.stdout.splitlines()]
+    kept = {row[0]: row[1] for row in rows if row[:1] in (["input"], ["0"], ["2"])}
+    assert list(kept) == ["input", "0", "2"]
+    assert last.endswith("kept " + "-".join(kept.values()))
+    run = onnxdam("train", "lenet-300-100", "--data", npz, *FAST, "--lambda", 0, "-o", tmp_path / "m2.onnx")
+    assert "nothing was masked: more --epochs, a larger --lambda or a --target would" in run.stdout
 
 
 def test_list_names_every_recipe() -> None:
@@ -234,6 +240,26 @@ def test_without_scikit_learn_the_data_are_told(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- interruption
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_in_a_destructor_is_not_lost(number: int, code: int) -> None:
+    start = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from onnxdam.cli import main\n"
+        "class Late:\n"
+        f"    def __del__(self): os.kill(os.getpid(), {int(number)})\n"
+        "def work(*args, **kwargs):\n"
+        "    Late()\n"
+        "    time.sleep(20)\n"
+        "main.main.main = work\n"
+        "main.run([])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert run.returncode == code
+    assert len(run.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
