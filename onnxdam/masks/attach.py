@@ -151,6 +151,7 @@ def attach(
     """
     if method not in METHODS:
         raise InputError(f"attach: method {method!r} is none of {', '.join(METHODS)}")
+    _check(model)
     if has_masks(model):
         raise InputError("attach: the network has gates already; detach them first")
     graph = find_groups(model, example_inputs, inputs=inputs)
@@ -168,6 +169,15 @@ def attach(
     gates = {group.name: _make(model, group, method, options).to(device) for group in graph.groups}
     cost, target = _cost(graph, target)
     return AttachedGates(model, graph, gates, weight=weight, target=target, schedule=schedule, cost=cost)
+
+
+def _check(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"attach: the network is a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("attach: a scripted network cannot be exported; attach gates before it is scripted")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise InputError("attach: weights on the meta device hold no numbers; give them some (model.to_empty)")
 
 
 def _cost(graph: Graph, target: Mapping[str, Any] | None) -> tuple[Cost, Mapping[str, float] | None]:
@@ -188,7 +198,10 @@ def find_groups(model: nn.Module, example_inputs: Inputs | Example, *, inputs: b
     twin = plain(model)
     exported = export_in_memory(twin, Example.of(example_inputs))
     forget_zeros(exported, [name for name, value in twin.named_parameters() if value.requires_grad])
-    return Graph(exported, names_of(model), inputs=inputs)
+    try:
+        return Graph(exported, names_of(model), inputs=inputs)
+    except Exception as error:  # the exporter writes what ONNX does not know: recurrent cells with projections
+        raise InputError(f"the graph that torch's exporter makes cannot be analysed: {one_line(error)}") from error
 
 
 def export_in_memory(model: nn.Module, example: Example) -> ir.Model:
@@ -198,7 +211,13 @@ def export_in_memory(model: nn.Module, example: Example) -> ir.Model:
     """
     with evaluating(model):
         _try(model, example)
-        program = _program(model, example.single(model))
+        one = example.single(model)
+        try:
+            program = _program(model, one)
+        except InputError:
+            if one is example:
+                raise
+            program = _program(model, example)  # views that only fail for one sample
     return ir.serde.deserialize_model(program.model_proto)
 
 

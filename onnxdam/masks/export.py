@@ -52,6 +52,9 @@ def export(
     Raises:
         InputError: the network cannot be exported.
     """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"export: there is no folder {path.parent}")
     example, twin = Example.of(example_inputs), baked_copy(model)
     write = _by_dynamo if dynamo else _by_torchscript
     try:
@@ -68,7 +71,7 @@ def export(
         raise InputError(f"export: {not_exported(twin, example, error)}") from error
     onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | _metadata(gates))
     onnx.save(proto, str(path))
-    return Path(path)
+    return path
 
 
 def _names_of_outputs(model: nn.Module, example: Example) -> list[str]:

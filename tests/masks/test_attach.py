@@ -328,6 +328,15 @@ def test_bad_input_is_told():
         InputError, match=r"^the network \(Sequential\) fails on the example inputs, \(2, 20\), \(2, 20\): "
     ):
         attach(mlp(), (x, x))
+    for model, words in (
+        (3, "is a torch.nn.Module, not int"),
+        (mlp().to("meta"), "on the meta device hold no numbers"),
+        (torch.jit.trace(mlp(), x), "a scripted network cannot be exported"),
+    ):
+        with pytest.raises(InputError, match=f"^attach: .*{words}"):
+            attach(model, x)
+    with pytest.raises(InputError, match=r"^export: there is no folder .*nowhere"):
+        export(mlp(), None, x, "nowhere/model.onnx")
     with pytest.raises(InputError, match="unexpected keyword argument 'speed'"):
         attach(mlp(), x, speed=3)
     model = mlp()
