@@ -264,7 +264,7 @@ def _recipes() -> Iterator[ImageRecipe]:
     )
     for depth in (20, 56, 164):
         settings = dataclasses.replace(_CIFAR, target={"macs": 0.5})
-        if depth == 164:  # as arXiv 2110.00684: a fixed weight, gates where the authors have them
+        if depth == 164:  # as arXiv 2110.00684: all of a fixed weight after the cold start, gates as the authors
             settings = dataclasses.replace(_CIFAR, weight=0.2, decay=1e-3, ramp=_CIFAR.cold)
         yield ImageRecipe(
             name=f"preresnet-{depth}",
