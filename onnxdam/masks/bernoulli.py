@@ -38,20 +38,17 @@ def _logit(p: float, who: str) -> float:
     return math.log(p / (1 - p))
 
 
-def _mirror(parameter: Tensor, closing: float, bound: float, least: int) -> None:
-    """Slots on the wrong side of a bound change sides: their margin changes sign; the best ones are open.
+def _mirror(parameter: Tensor, closing: float, width: int) -> None:
+    """Slots that are on the wrong side of closing change sides, as far on the other.
 
     Args:
         parameter: one number per slot, changed in place.
         closing: the number at which a slot closes.
-        bound: between margins, which are parameter - closing.
-        least: how many are open at least.
+        width: how many are to be open.
     """
-    margin = parameter - closing
-    wrong = (margin > min(bound, 0.0)) & (margin <= max(bound, 0.0))
-    best = margin.topk(least).indices
-    wrong[best] = margin[best] <= 0
-    parameter.copy_(torch.where(wrong, closing - margin, parameter))
+    stays = torch.zeros_like(parameter, dtype=torch.bool)
+    stays[parameter.topk(width).indices] = True
+    parameter.copy_(torch.where(stays == (parameter > closing), parameter, 2 * closing - parameter))
 
 
 class HardConcrete(Gate):
@@ -105,12 +102,9 @@ class HardConcrete(Gate):
     def span(self) -> tuple[int, float]:
         return self.n, 1.0
 
-    def margin(self) -> Tensor:
-        return self.log_a.detach() - self.CLOSING
-
     @torch.no_grad()
-    def aim(self, bound: float, least: int = 1) -> None:
-        _mirror(self.log_a, self.CLOSING, bound, least)
+    def aim(self, width: int) -> None:
+        _mirror(self.log_a, self.CLOSING, width)
 
 
 class DiffPrune(Gate):
@@ -174,12 +168,9 @@ class DiffPrune(Gate):
     def span(self) -> tuple[int, float]:
         return self.n, 1.0
 
-    def margin(self) -> Tensor:
-        return self.theta.detach() - self._closing
-
     @torch.no_grad()
-    def aim(self, bound: float, least: int = 1) -> None:
-        _mirror(self.theta, self._closing, bound, least)
+    def aim(self, width: int) -> None:
+        _mirror(self.theta, self._closing, width)
 
     @property
     def _closing(self) -> float:

@@ -35,7 +35,7 @@ class Budget:
         self.prices, self.kind, self.share = prices, kind, share
         self.sizes = prices.dense
         self.least = [1] * len(self.sizes)
-        self.least = [min(max(fair // 2, 1), FEW) for fair in self._evenly(self.sizes)]
+        self.least = [min(max(fair // 2, 1), FEW) for fair in self.evenly(self.sizes, share)]
 
     def ratio(self, counts: Sequence[float]) -> float:
         """The cost of these widths, but at least the least, relative to the dense one."""
@@ -71,12 +71,9 @@ class Budget:
             low, high = (low, middle) if self.ratio(counts) <= goal else (middle, high)
         return float(bounds[high])
 
-    # -- at the end --------------------------------------------------------------------------------------------------
-    def afford(self, open_: Sequence[int]) -> list[int]:
-        """How many slots of each gate the target affords, near the same share of those that are open now."""
-        return self._exchange(self._fill(self._evenly(open_)))
+    def evenly(self, open_: Sequence[int], goal: float) -> list[int]:
+        """Widths that cost at most the goal, the same share of the slots that are open now for every gate."""
 
-    def _evenly(self, open_: Sequence[int]) -> list[int]:
         def counts(factor: float) -> list[int]:
             found = zip(open_, self.least, self.sizes, strict=True)
             return [min(max(int(factor * k), least), n) for k, least, n in found]
@@ -84,8 +81,13 @@ class Budget:
         low, high = 0.0, float(max(self.sizes))
         for _ in range(40):
             middle = (low + high) / 2
-            low, high = (middle, high) if self._fits(counts(middle)) else (low, middle)
+            low, high = (middle, high) if self.ratio(counts(middle)) <= goal + ROUNDING else (low, middle)
         return counts(low)
+
+    # -- at the end --------------------------------------------------------------------------------------------------
+    def afford(self, open_: Sequence[int]) -> list[int]:
+        """How many slots of each gate the target affords, near the same share of those that are open now."""
+        return self._exchange(self._fill(self.evenly(open_, self.share)))
 
     def _fits(self, widths: Sequence[int]) -> bool:
         return self.ratio(widths) <= self.share + ROUNDING

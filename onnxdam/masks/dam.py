@@ -120,10 +120,9 @@ class DAM(Gate):
         return 1, self.n / SPAN
 
     @torch.no_grad()
-    def aim(self, bound: float, least: int = 1) -> None:
-        """Moves beta: all margins with it, so that the order stays."""
-        last = SPAN * (self.n - least - 0.5) / self.n + float(self.beta)  # just below the best
-        self.beta -= min(bound, last)
+    def aim(self, width: int) -> None:
+        """Sets beta halfway between two units, so that the order stays."""
+        self.beta.fill_(-SPAN * (self.n - width - 0.5) / self.n)
 
     def cost(self) -> Tensor:
         return self.beta if self.floor is None else self.beta.clamp(min=self.floor)

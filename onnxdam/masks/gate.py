@@ -102,11 +102,11 @@ class Gate(nn.Module):
         return 1, 1.0
 
     def margin(self) -> Tensor:
-        """How far each slot is from closing (from opening, below 0), on a scale that gates of a method share, (n,)."""
+        """What each slot is worth on a scale that gates of a method share, above 0 where it is open, shape (n,)."""
         return self.score()
 
-    def aim(self, bound: float, least: int = 1) -> None:
-        """Closes slots with a margin up to a bound, and reopens those above it; the best `least` of them are open.
+    def aim(self, width: int) -> None:
+        """Opens the best slots, as many as that, and closes the others.
 
         Methods that cannot be moved leave it at what the penalty does.
         """
@@ -115,7 +115,7 @@ class Gate(nn.Module):
         """Of methods that shrink weights: shrinks slots with a margin up to a bound, and less those above it.
 
         Args:
-            bound: as that of `aim`.
+            bound: on the scale of `margin`.
             least: the best ones, as many as that, are left alone.
         """
 

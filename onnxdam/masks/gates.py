@@ -13,11 +13,10 @@ ln lambda moves by RATE * e * (steps since the last look) / steps (integral part
 its scale need not be known) and the weight in use is lambda * exp(GAIN * e) (proportional part: damps the swing).
 
 How far gates get in a step is for the optimiser to say, and that may be next to nothing, or far too much. So where the
-actual cost is off its goal by more than LAG, the gates themselves are moved: with b the smallest bound for which the
-slots whose margin (distance from closing) is above b cost no more than the goal, slots up to b close, and those above
-open. Every gate keeps a few. Where slots go one by one it takes time to tell who is of use, so they are closed by hand
-late (`Schedule.pull`). Methods that shrink weights have no lambda to steer: they shrink while the cost is above its
-goal (see `norms`).
+actual cost is off its goal by more than LAG, the gates themselves are moved, to the same share of the slots that are
+open now for every gate; each keeps a few. Where slots go one by one it takes time to tell who is of use, so they are
+closed by hand late (`Schedule.pull`). Methods that shrink weights have no lambda to steer: they shrink while the cost
+is above its goal (see `norms`).
 
 Hardening then keeps the best slots of every gate, the same share of those that are open, as many as the target affords.
 """
@@ -28,11 +27,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onnxdam.analysis.tensor import Array
 from onnxdam.errors import InputError
 from onnxdam.masks.budget import Budget
 from onnxdam.masks.cost import Cost
@@ -247,34 +244,27 @@ class Gates(nn.Module):
         self._pressure = math.exp(float(self.log_weight) + GAIN * error)
         self._rates = None
 
-    def _margins(self) -> tuple[list[Array], list[int]]:
-        """Of each gate's slots, and how many are open."""
-        ends = np.cumsum([gate.n for gate in self._gates])
-        margins = np.split(torch.cat([gate.margin() for gate in self._gates]).cpu().numpy(), ends[:-1])
-        return margins, [int((margin > 0).sum()) for margin in margins]
-
     def _press(self, budget: Budget, goal: float) -> None:
         """Shrinks weights as long as the cost is above its goal."""
-        margins, counts = self._margins()
-        if budget.ratio(counts) > goal:
+        margins = [gate.margin().cpu().numpy() for gate in self._gates]
+        if budget.ratio([int((margin > 0).sum()) for margin in margins]) > goal:
             bound = budget.bound(margins, goal)
             for gate, least in zip(self._gates, budget.least, strict=True):
                 gate.press(bound, least)
 
     def _move(self, budget: Budget, low: float, high: float) -> float:
         """Moves the gates where the cost is below one goal or above another; returns what it was before."""
-        margins, counts = self._margins()
+        counts = self._counts()
         actual = budget.ratio(counts)
         if actual > (1 + LAG) * high:
-            bound = budget.bound(margins, high)
+            widths = budget.evenly(counts, high)
         elif actual < (1 - LAG) * low:
-            bound = budget.bound(margins, low)
-        elif any(count < least for count, least in zip(counts, budget.least, strict=True)):
-            bound = 0.0
-        else:
-            return actual
-        for gate, least in zip(self._gates, budget.least, strict=True):
-            gate.aim(bound, least)
+            widths = budget.evenly(counts, low)
+        else:  # a gate never closes altogether
+            widths = [max(count, least) for count, least in zip(counts, budget.least, strict=True)]
+        for gate, count, width in zip(self._gates, counts, widths, strict=True):
+            if width != count:
+                gate.aim(width)
         return actual
 
     def _price(self) -> Rates:

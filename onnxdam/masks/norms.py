@@ -110,11 +110,10 @@ class Strength(Gate):
         return size / size[size > 0].mean() if size.any() else size
 
     @torch.no_grad()
-    def aim(self, bound: float, least: int = 1) -> None:
+    def aim(self, width: int) -> None:
         """Closes slots, for good."""
-        margin = self.margin()
-        stays = margin > bound
-        stays[margin.topk(least).indices] = True
+        stays = torch.zeros_like(self.values)
+        stays[self.margin().topk(width).indices] = 1.0
         self._close(stays)
 
     @torch.no_grad()
