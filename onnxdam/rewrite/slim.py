@@ -577,9 +577,8 @@ class Slim(Kept):
             return
         sizes = self.shape(t)
         if len(value.shape) == len(sizes):
-            value.shape = ir.Shape(
-                [new if isinstance(new, int) else old for new, old in zip(sizes, value.shape, strict=True)]
-            )
+            before = zip(sizes, t.shape, value.shape, strict=True)  # one name must not stand for two numbers
+            value.shape = ir.Shape([s if isinstance(s, int) else old if s == was else None for s, was, old in before])
 
 
 def _plain_sizes(sizes: Sequence[Size], source: Sequence[Size]) -> list[int] | None:
