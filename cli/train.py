@@ -260,17 +260,12 @@ def _told(recipe: Recipe[Any], p: Progress) -> str:
     return f"epoch {min(p.epoch + 1, p.epochs)}/{p.epochs}  loss {p.loss:.4g}  {valid}{_widths(p.kept)}"
 
 
-def _ordered(kept: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Inputs first, as the literature writes it."""
-    return dict(sorted(kept.items(), key=lambda item: not item[0].startswith("input")))
-
-
 def _widths(kept: Mapping[str, tuple[int, int]], most: int = 4) -> str:
     """97-71-33 (inputs, first and second hidden layer), or how many channels in all where there are many gates."""
     if not kept:
         return ""
     if len(kept) <= most:
-        return "kept " + "-".join(str(open_) for open_, _ in _ordered(kept).values())
+        return "kept " + "-".join(str(open_) for open_, _ in kept.values())
     return f"kept {sum(k for k, _ in kept.values()):,} of {sum(n for _, n in kept.values()):,} channels"
 
 
@@ -303,7 +298,7 @@ def _asked(settings: Settings) -> dict[str, Any]:
 
 def _print(trained: Trained[Any], most: int = 12) -> None:
     settings, name = trained.settings, trained.recipe.metric_kind.name
-    rows = [(gate, kept, of) for gate, (kept, of) in _ordered(trained.kept).items()]
+    rows = [(gate, kept, of) for gate, (kept, of) in trained.kept.items()]
     if rows:
         show.table(f"{trained.recipe.name}, {settings.method}: channels that stay", ("gate", "kept", "of"), rows[:most])
     if len(rows) > most:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -75,6 +76,10 @@ class AttachedGates(Gates):
         super().__init__(gates, **options)
         put_on(model, self._parts)
         self._hook = model.register_forward_pre_hook(_Draw(list(self.all))) if any(g.noisy for g in self.all) else None
+
+    def kept(self) -> dict[str, tuple[int, int]]:
+        """Name -> (open slots, slots), inputs first."""
+        return dict(sorted(super().kept().items(), key=lambda item: item[0] not in self.input_gates))
 
     def harden(self) -> None:
         """As `Gates.harden`; what the masks are worth beyond 0 and 1 goes into the weights, so they are binary.
@@ -156,15 +161,14 @@ def attach(
         raise InputError("attach: the network has gates already; detach them first")
     graph = find_groups(model, example_inputs, inputs=inputs)
     chosen = _chooser(graph, include, exclude)
+    graph.select(chosen, "not asked for")
     if method == "slimming":
-        graph.select(lambda group: chosen(group) and bool(_scales(model, group)))
-    elif method == "grouplasso":  # shrinks parameters themselves
-        graph.select(lambda g: chosen(g) and not any(is_computed(model, part.parameter) for part in g.readers))
-    else:
-        graph.select(chosen)
+        graph.select(lambda group: bool(_scales(model, group)), "no BatchNorm scales, which network slimming shrinks")
+    elif method == "grouplasso":
+        shrinks = partial(_holds_parameters, model)
+        graph.select(shrinks, "group lasso shrinks parameters themselves, and these are computed from others")
     if not graph.groups:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(graph.skipped.items())[:4])
-        raise InputError(f"attach: nothing can be gated ({why or 'no coupled channels'})")
+        raise InputError(f"attach: nothing can be gated ({_reasons(graph) or 'no coupled channels'})")
     device = next(model.parameters()).device
     gates = {group.name: _make(model, group, method, options).to(device) for group in graph.groups}
     cost, target = _cost(graph, target)
@@ -301,6 +305,20 @@ def _chooser(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> Ca
         )
 
     return chosen
+
+
+def _reasons(graph: Graph) -> str:
+    """Why modules have no gate, in a line: each reason once, with some of those that it is said of."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in graph.skipped.items():
+        names[reason].append(name)
+    said = [f"{', '.join(of[:4])}{' ...' if len(of) > 4 else ''}: {reason}" for reason, of in names.items()]
+    return "; ".join(said[:4])
+
+
+def _holds_parameters(model: nn.Module, group: Group) -> bool:
+    """Whether all that reads a group are parameters, not computed from others."""
+    return not any(is_computed(model, part.parameter) for part in group.readers)
 
 
 def _scales(model: nn.Module, group: Group) -> list[Part]:

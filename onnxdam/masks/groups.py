@@ -364,9 +364,9 @@ class Graph:
             if any(group.name == other.name for other in self.groups[:g]):
                 group.name = f"{group.name}.{g}"
 
-    def select(self, wanted: Callable[[Group], bool]) -> None:
-        """Leaves the other groups ungated."""
-        self._drop([g for g, group in enumerate(self.groups) if not wanted(group)], "not asked for")
+    def select(self, wanted: Callable[[Group], bool], why: str) -> None:
+        """Leaves the other groups ungated; `why` is said of them."""
+        self._drop([g for g, group in enumerate(self.groups) if not wanted(group)], why)
 
     # -- proof -------------------------------------------------------------------------------------------------------
     def closed(self, keep: Sequence[Mask]) -> ir.Model:

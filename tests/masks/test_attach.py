@@ -116,6 +116,7 @@ def test_weights_that_are_computed_from_others(tmp_path):
 def test_input_features():
     gates = attach(mlp(), torch.randn(2, 20), inputs=True)
     assert gates.kept()["input"] == (20, 20)
+    assert list(gates.kept()) == ["input", "0", "2"]  # inputs first, as the literature writes it
     assert "input" not in attach(mlp(), torch.randn(2, 20)).kept()
 
 
@@ -315,6 +316,10 @@ def test_bad_input_is_told():
         attach(mlp(), x, target={"macs": 0.5})
     with pytest.raises(InputError, match="nothing can be gated \\(0: a graph output\\)"):
         attach(nn.Sequential(nn.Linear(20, 4)), x)
+    with pytest.raises(
+        InputError, match=r"\(4: a graph output; 0, 2: no BatchNorm scales, which network slimming shrinks\)$"
+    ):
+        attach(mlp(), x, method="slimming")
     with pytest.raises(InputError, match=r"no group is called 'layer\*'; there are 0, 2"):
         attach(mlp(), x, include=["layer*"])
     stuck = nn.Sequential(nn.Linear(20, 20), Unexportable())
