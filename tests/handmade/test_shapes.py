@@ -284,6 +284,32 @@ def test_masked_nan_is_really_nan() -> None:
         assert np.isnan(y).any()
 
 
+def test_a_declared_name_stands_for_one_extent() -> None:
+    """Rows that channels are merged into get fewer; what is declared of them cannot share a name with those that stay."""
+    case = Trap(
+        "merged_rows_share_a_name_with_others",
+        "(double[N,2,5] x, double[N,6,2] u) => (double[N,6,2] y, double[M,2] g)"
+        " <double[N,2,6] a, double[N,6,2] t, double[M,2] f, double[M,2] e, double[N,6,2] h>"
+        "{ a = MatMul(x, W1)  t = Transpose<perm=[0,2,1]>(a)  f = Reshape(t, rows)  e = Sin(f)  h = Reshape(e, back)"
+        "  s = Transpose<perm=[0,2,1]>(h)  y0 = MatMul(s, W2)  v = ReduceMean<axes=[1]>(y0)  y = Add(u, v)"
+        "  g = Reshape(u, pairs) }",
+        {"W1": (5, 6), "W2": (6, 2), "rows": [-1, 2], "back": [-1, 6, 2], "pairs": [-1, 2]},
+        {"W1": s_[:, [1, 4]]},
+    ).case()
+    small, _ = slim(case.model)
+    names = [v.name for v in small.graph.value_info]
+    assert {"f", "e"} <= set(names)
+    small.graph.output.extend(small.graph.value_info)
+    found = run(small, x=np.ones((3, 2, 5)), u=np.ones((3, 6, 2)))
+    extents: dict[str, set[int]] = {}
+    for value, array in zip(small.graph.output, found, strict=True):
+        for declared, extent in zip(value.type.tensor_type.shape.dim, array.shape, strict=True):
+            if declared.dim_param:
+                extents.setdefault(declared.dim_param, set()).add(extent)
+    assert extents["M"] == {18}, extents
+    assert all(len(each) == 1 for each in extents.values()), extents
+
+
 def test_nothing_masked_nothing_changed() -> None:
     """Without dead weight a model comes back with the same bytes in every initializer and the same nodes."""
     for trap in TRAPS:
