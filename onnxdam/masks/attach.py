@@ -3,7 +3,8 @@
 The network is exported in memory, the analysis that prunes tells which channels are coupled and which weights read
 them, and every such weight w counts as w * mask along the axis that is read (see `reading`). A closed gate then means
 zero for all who read the channel, wherever it was made; nothing of the network's code changes, and a residual stream, a
-concatenation, a depthwise pair or an attention head has one gate.
+concatenation, a depthwise pair or an attention head has one gate. Where the paper's placement is asked for, the weights
+that make the channel are masked instead, and their biases.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[..., Gate]] = {
     "grouplasso": GroupLasso,
     "slimming": NetworkSlimming,
 }
+PLACEMENTS = ("readers", "producers")
 
 
 class _Draw:
@@ -71,7 +73,7 @@ class AttachedGates(Gates):
         self.skipped = dict(graph.skipped)
         self.input_gates = tuple(group.name for group in graph.groups if group.inputs)
         self._parts = [
-            (part, gate) for group, gate in zip(graph.groups, gates.values(), strict=True) for part in group.readers
+            (part, gate) for group, gate in zip(graph.groups, gates.values(), strict=True) for part in group.masked
         ]
         super().__init__(gates, **options)
         put_on(model, self._parts)
@@ -128,6 +130,7 @@ def attach(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     inputs: bool = False,
+    placement: str = "readers",
     weight: float = 1.0,
     target: Mapping[str, Any] | None = None,
     schedule: Schedule | None = None,
@@ -146,6 +149,14 @@ def attach(
         include, exclude: globs on the names of the modules that make the channels, e.g. "layer1.*".
         inputs: gate the features of the network's inputs as well; DAM closes those in the order of their saliency,
             unless asked for order="index".
+        placement: "readers": a closed gate means zero for all who read the channel, behind norms and activations.
+            "producers": the gate multiplies what the layers give that make the channel, biases included, before a
+            BatchNorm (the paper's Conv-DAM-BatchNorm-ReLU); layers that add to one stream share it. A closed channel is
+            a constant then, act(norm(0)), and takes part in the network until `onnxdam.slim` folds the constants into
+            what reads them: exactly, but a convolution with padding cannot take them into its bias, so a closed channel
+            of the group stays to carry them (several where a stream has other constants from block to block; targets
+            do not count them), and `narrow` refuses to fold. Groups of which no channel would leave so (inputs, which
+            nothing makes; constants that differ at the edges of a padded average) have their gates at the readers.
         weight, schedule: see `Gates`.
         target: see `Gates`. {"latency": 0.5, "provider": "cpu", "threads": 1}, of which the last two may be left out,
             is measured in ONNX Runtime, batch 1: some widths before training, the chosen ones after it (see `latency`).
@@ -159,9 +170,15 @@ def attach(
     _check(model)
     if has_masks(model):
         raise InputError("attach: the network has gates already; detach them first")
+    if placement not in PLACEMENTS:
+        raise InputError(f"attach: placement {placement!r} is none of {', '.join(PLACEMENTS)}")
+    if placement == "producers" and method == "slimming":
+        raise InputError("attach: network slimming closes BatchNorm scales, and has no placement; leave it out")
     graph = find_groups(model, example_inputs, inputs=inputs)
     chosen = _chooser(graph, include, exclude)
     graph.select(chosen, "not asked for")
+    if placement == "producers":
+        graph.use_producers()
     if method == "slimming":
         graph.select(lambda group: bool(_scales(model, group)), "no BatchNorm scales, which network slimming shrinks")
     elif method == "grouplasso":
@@ -317,8 +334,8 @@ def _reasons(graph: Graph) -> str:
 
 
 def _holds_parameters(model: nn.Module, group: Group) -> bool:
-    """Whether all that reads a group are parameters, not computed from others."""
-    return not any(is_computed(model, part.parameter) for part in group.readers)
+    """Whether all that a gate masks are parameters, not computed from others."""
+    return not any(is_computed(model, part.parameter) for part in group.masked)
 
 
 def _scales(model: nn.Module, group: Group) -> list[Part]:
@@ -332,7 +349,7 @@ def _scales(model: nn.Module, group: Group) -> list[Part]:
 
 def _make(model: nn.Module, group: Group, method: str, options: Mapping[str, Any]) -> Gate:
     if method in ("grouplasso", "slimming"):
-        parts = group.readers if method == "grouplasso" else _scales(model, group)
+        parts = group.masked if method == "grouplasso" else _scales(model, group)
         owned = [Owned(partial(original, model, p.parameter), p.axis, torch.from_numpy(p.index)) for p in parts]
         return METHODS[method](group.n, owned, **options)
     if method == "dam" and group.inputs:

@@ -5,6 +5,7 @@ every weight that contracts it is zero there. The analysis that prunes tells who
 
     group     slots that can only leave together, one component of the relations "corresponds" per gate slot
     reader    a parameter and the axis of it along which the group is multiplied and summed
+    producer  a parameter whose rows make the slots, or the bias that is added to them
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class Group:
     Attributes:
         name: of the module that makes the channels.
         n: gate slots.
-        readers: what a closed slot makes zero.
+        readers: what contracts the slots.
         members: all other parameters with an axis in the group (rows of producers, scales and shifts).
+        producers: those of the members that a closed slot makes zero instead of the readers; empty: the readers.
         inputs: graph input -> its axis that the slots run over.
     """
 
@@ -57,7 +59,13 @@ class Group:
     n: int
     readers: list[Part] = field(default_factory=list)
     members: list[Part] = field(default_factory=list)
+    producers: list[Part] = field(default_factory=list)
     inputs: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def masked(self) -> list[Part]:
+        """What a closed slot makes zero."""
+        return self.producers or self.readers
 
 
 @dataclass(frozen=True)
@@ -368,9 +376,28 @@ class Graph:
         """Leaves the other groups ungated; `why` is said of them."""
         self._drop([g for g, group in enumerate(self.groups) if not wanted(group)], why)
 
+    def use_producers(self) -> None:
+        """Closed slots are those that nobody makes, instead of those that nobody reads: constants, as far as the graph
+        behind them says so. Groups of which no slot would leave then (nobody makes inputs) stay at their readers.
+        """
+        for group in self.groups:
+            group.producers = self._producers(group)
+        keep = [np.arange(group.n) >= max(group.n // 2, 2) for group in self.groups]
+        while stuck := [g for g in self._stuck(keep) if self.groups[g].producers]:
+            for g in stuck:
+                self.groups[g].producers = []
+
+    def _producers(self, group: Group) -> list[Part]:
+        """Weights, of two axes or more, and what else their modules have: biases. Scales and shifts behind them, those
+        of a BatchNorm say, are modules of their own, and stay: the constant is what they make of zero.
+        """
+        ranks = {p.parameter: len(self._model.graph.initializers[p.parameter].shape or ()) for p in group.members}
+        makers = {name.rpartition(".")[0] for name, rank in ranks.items() if rank > 1}
+        return [p for p in group.members if p.parameter.rpartition(".")[0] in makers]
+
     # -- proof -------------------------------------------------------------------------------------------------------
     def closed(self, keep: Sequence[Mask]) -> ir.Model:
-        """The graph with zeros for the weights that read closed slots.
+        """The graph with zeros for the weights that read closed slots, or that make them.
 
         Args:
             keep: which slots stay, for each group.
@@ -379,7 +406,7 @@ class Graph:
         values = closed.graph.initializers
         for group, mask in zip(self.groups, keep, strict=True):
             gone = np.append(~mask, False)  # the last one is for entries of no slot
-            for part in group.readers:
+            for part in group.masked:
                 value = values[part.parameter]
                 assert value.const_value is not None
                 content = np.array(value.const_value.numpy())
@@ -389,9 +416,17 @@ class Graph:
 
     def _prove(self) -> None:
         """Drops the groups of which a closed slot would not leave."""
+        self._drop(self._stuck([np.arange(g.n) > 0 for g in self.groups]), "an operator without weights reads it")
+
+    def _stuck(self, keep: Sequence[Mask]) -> set[int]:
+        """The groups of which no slot leaves, though some are closed.
+
+        Args:
+            keep: which slots stay, for each group.
+        """
         if not self.groups:
-            return
-        need = Need(self._read(self.closed([np.arange(group.n) > 0 for group in self.groups])))
+            return set()
+        need = Need(self._read(self.closed(keep)))
         by_name = {t.name: t for t in need.network.tensors.values()}
         stuck = set()
         for tensor in self.network.tensors.values():
@@ -399,11 +434,20 @@ class Graph:
             if twin is None or twin.rank != tensor.rank or twin not in need.alive or tensor.pinned:
                 continue
             for mine, theirs in zip(tensor.axes, twin.axes, strict=True):
-                slots = self.slots.of(mine)
-                closed: Mask = (self._gate[slots] >= 0) & (self._place[slots] == 0)
-                if mine.n > 1 and theirs.n == mine.n and (closed & need.kept(theirs)).any():
-                    stuck |= set(self._gate[slots[closed & need.kept(theirs)]].tolist())
-        self._drop(stuck, "an operator without weights reads it")
+                if mine.n > 1 and theirs.n == mine.n:
+                    slots = self.slots.of(mine)
+                    stuck |= self._all_stay(self._gate[slots], self._place[slots], need.kept(theirs), keep)
+        return stuck
+
+    @staticmethod
+    def _all_stay(groups: Array, places: Array, stays: Mask, keep: Sequence[Mask]) -> set[int]:
+        """The groups on an axis of which all closed slots stay (one may: it carries what the others add up to)."""
+        found = set()
+        for g in np.unique(groups[groups >= 0]).tolist():
+            closed = np.setdiff1d(places[groups == g], np.flatnonzero(keep[g]))
+            if len(closed) and np.isin(closed, places[(groups == g) & stays]).all():
+                found.add(g)
+        return found
 
     # -- cost --------------------------------------------------------------------------------------------------------
     def cost(self) -> Cost:
