@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 BIG = 4096  # bytes from which a tensor is hidden from shape inference
 SHARED = 4096  # bytes up to which a weight that is read in several places may be sliced differently in each
-SMALL = 256  # bytes up to which a result is computed ahead of time even if that makes the file grow
+SMALL = 256  # bytes that a file may grow by for a result that is computed ahead of time
 ATTEMPTS = 4  # how often a body is scanned until what is assumed of its inputs holds; nothing is, the last time
 Shapes = dict[str, onnx.TypeProto]
 
@@ -65,10 +65,12 @@ class Network:
 
     Args:
         model: is read, not changed.
+        small: bytes up to which a result is computed ahead of time even if that makes the file grow.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, small: int = SMALL) -> None:
         self.model = model
+        self._small = small
         self.window = Window()  # what the weights are read through
         self.ops: list[Op] = []
         self.tensors: dict[int, Tensor] = {}
@@ -205,7 +207,7 @@ class Network:
         before = sum(t.content.nbytes if t.rank == 0 else _bytes(t) for t in op.ins if t is not None)
         after = sum(_bytes(t) for t in op.outs)
         leaf = op.rule.folds and all(t is None or t.is_leaf for t in op.ins)
-        if leaf and op.ins and after > max(before, SMALL):
+        if leaf and op.ins and after > max(before, self._small):
             return
         if leaf and after > SMALL and any(self._stays(t) for t in op.ins if t is not None):
             leaf = False  # a tied weight would be stored twice

@@ -26,6 +26,8 @@ from onnxdam.masks.origin import along_parameter, origins, source
 from onnxdam.rewrite.flatten import candidates, flattened
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
+SPELT_OUT = 1 << 16  # bytes of a result that the exporter's own folding would compute: biases of zeros, above all
+
 
 @dataclass(frozen=True)
 class Part:
@@ -286,7 +288,7 @@ class Graph:
 
     def _read(self, model: ir.Model) -> Network:
         """Inputs that are flattened before anything reads them count as flat: then every element is a feature."""
-        network = Network(model)
+        network = Network(model, small=SPELT_OUT)
         flat = candidates(network, frozenset()) if self._inputs else []
         return flattened(model, flat) if flat else network
 
@@ -396,17 +398,18 @@ class Graph:
         return [p for p in group.members if p.parameter.rpartition(".")[0] in makers]
 
     # -- proof -------------------------------------------------------------------------------------------------------
-    def closed(self, keep: Sequence[Mask]) -> ir.Model:
-        """The graph with zeros for the weights that read closed slots, or that make them.
+    def closed(self, keep: Sequence[Mask], *, masked: bool = False) -> ir.Model:
+        """The graph with zeros for the weights that read closed slots.
 
         Args:
             keep: which slots stay, for each group.
+            masked: zeros are where the gates stand, which may be at the producers.
         """
         closed = self._model.clone()
         values = closed.graph.initializers
         for group, mask in zip(self.groups, keep, strict=True):
             gone = np.append(~mask, False)  # the last one is for entries of no slot
-            for part in group.masked:
+            for part in group.masked if masked else group.readers:
                 value = values[part.parameter]
                 assert value.const_value is not None
                 content = np.array(value.const_value.numpy())
@@ -426,7 +429,7 @@ class Graph:
         """
         if not self.groups:
             return set()
-        need = Need(self._read(self.closed(keep)))
+        need = Need(self._read(self.closed(keep, masked=True)))
         by_name = {t.name: t for t in need.network.tensors.values()}
         stuck = set()
         for tensor in self.network.tensors.values():

@@ -119,6 +119,17 @@ def test_biases_are_closed_with_their_weights():
     assert torch.equal(bare(x), y)
 
 
+def test_wide_layers_without_biases_have_their_gates_at_the_producers():
+    block = [nn.Conv2d(3, 200, 1, bias=False), nn.BatchNorm2d(200), nn.ReLU(), nn.Conv2d(200, 80, 1, bias=False)]
+    model = nn.Sequential(*block, nn.BatchNorm2d(80), nn.ReLU(), nn.Conv2d(80, 4, 3, padding=1))
+    gates = attach(model, torch.randn(IMAGE), placement="producers")
+    close(gates)
+    assert (model[0].weight[1::3] == 0).all()
+    assert (model[3].weight[1::3] == 0).all()
+    assert (model[3].weight[::3] != 0).all()
+    assert (model[6].weight != 0).all()
+
+
 def test_what_nobody_makes_is_closed_for_its_readers():
     gates = attach(mlp(), torch.randn(6, 20), placement="producers", inputs=True)
     assert list(gates.kept()) == ["input", "0", "2"]
