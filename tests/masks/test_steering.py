@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 from torch import nn  # noqa: E402
 
-from models.recipes.data import Classes, load_classes  # noqa: E402
 from onnxdam.masks import DAM, DiffPrune, Gates, GroupLasso, HardConcrete, Owned, Schedule, attach  # noqa: E402
+from onnxdam.recipes.data import Classes, load_classes  # noqa: E402
 from tests.masks.test_attach import METHODS  # noqa: E402
 
 OPTIMISERS = {
