@@ -71,8 +71,8 @@ class Budget:
             low, high = (low, middle) if self.ratio(counts) <= goal else (middle, high)
         return float(bounds[high])
 
-    def evenly(self, open_: Sequence[int], goal: float) -> list[int]:
-        """Widths that cost at most the goal, the same share of the slots that are open now for every gate."""
+    def evenly(self, open_: Sequence[float], goal: float) -> list[int]:
+        """Widths that cost at most the goal, the same share of those given (the open slots) for every gate."""
 
         def counts(factor: float) -> list[int]:
             found = zip(open_, self.least, self.sizes, strict=True)

@@ -15,7 +15,9 @@ its scale need not be known) and the weight in use is lambda * exp(GAIN * e) (pr
 How far gates get in a step is for the optimiser to say, and that may be next to nothing, or far too much. So where the
 actual cost is off its goal by more than LAG, the gates themselves are moved, to the same share of the slots that are
 open now for every gate; each keeps a few. Where slots go one by one it takes time to tell who is of use, so they are
-closed by hand late (`Schedule.pull`). Methods that shrink weights have no lambda to steer: they shrink while the cost
+closed by hand late (`Schedule.pull`). Where one scalar opens all (DAM), its slope tells little of what a layer is
+worth, and left to itself the first layer loses nearly all; so these moves go halfway, in logarithms, towards the same
+share of all slots. Methods that shrink weights have no lambda to steer: they shrink while the cost
 is above its goal (see `norms`).
 
 Hardening then keeps the best slots of every gate, the same share of those that are open, as many as the target affords.
@@ -24,7 +26,7 @@ Hardening then keeps the best slots of every gate, the same share of those that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -256,10 +258,13 @@ class Gates(nn.Module):
         """Moves the gates where the cost is below one goal or above another; returns what it was before."""
         counts = self._counts()
         actual = budget.ratio(counts)
+        found: Sequence[float] = counts
+        if not self._patient:
+            found = [math.sqrt(count * size) for count, size in zip(counts, budget.sizes, strict=True)]
         if actual > (1 + LAG) * high:
-            widths = budget.evenly(counts, high)
+            widths = budget.evenly(found, high)
         elif actual < (1 - LAG) * low:
-            widths = budget.evenly(counts, low)
+            widths = budget.evenly(found, low)
         else:  # a gate never closes altogether
             widths = [max(count, least) for count, least in zip(counts, budget.least, strict=True)]
         for gate, count, width in zip(self._gates, counts, widths, strict=True):
