@@ -253,6 +253,9 @@ def augmented(x: Tensor, shift: int, flip: bool) -> Tensor:
 _IMAGES = "images as MNIST or CIFAR-10 (arrays or JPEG archive); else the digits of scikit-learn"
 _CIFAR = Settings(epochs=200, batch=128, lr=0.05, gate_lr=1.0, decay=5e-4, cold=0.1, ramp=0.5, harden=0.7)
 
+#: gates that drop half of every layer from the start are too much noise for networks of many layers
+_DEEP = {"hardconcrete": {"drop": 0.1}}
+
 
 def _recipes() -> Iterator[ImageRecipe]:
     yield ImageRecipe(
@@ -276,6 +279,7 @@ def _recipes() -> Iterator[ImageRecipe]:
             shift=4,
             flip=True,
             sgd=True,
+            options=_DEEP,
         )
     for depth in (16, 19):
         yield ImageRecipe(
@@ -288,6 +292,7 @@ def _recipes() -> Iterator[ImageRecipe]:
             shift=4,
             flip=True,
             sgd=True,
+            options=_DEEP,
         )
     yield ImageRecipe(
         name="resnet-18",
@@ -298,6 +303,7 @@ def _recipes() -> Iterator[ImageRecipe]:
         shift=4,
         flip=True,
         sgd=True,
+        options=_DEEP,
     )
 
 
