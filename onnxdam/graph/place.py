@@ -91,7 +91,7 @@ def _refuse_existing(paths: Iterable[Path]) -> None:
     """A link counts, wherever it leads."""
     for path in paths:
         if os.path.lexists(path):
-            raise InputError(f"{path}: exists already; ask for --force (overwrite=True) to replace it")
+            raise InputError(f"{path}: exists already; ask for --force (in Python: overwrite=True) to replace it")
 
 
 def _concerns(error: OSError, folder: Path, target: Path) -> bool:
