@@ -308,6 +308,7 @@ def _distance(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> floa
             return float("inf")
         a, b = a.double(), b.double()
         same = (a == b) | (a.isnan() & b.isnan())
-        difference = torch.where(same, 0.0, (a - b).abs())
-        off.append(float(difference.max() / a[a.isfinite()].abs().max().clamp(min=1e-30)) if a.numel() else 0.0)
+        difference = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf"))  # max() passes over NaN
+        largest = torch.where(a.isfinite(), a.abs(), 0.0)
+        off.append(float(difference.max() / largest.max().clamp(min=1e-30)) if a.numel() else 0.0)
     return max(off)

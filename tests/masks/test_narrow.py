@@ -140,3 +140,13 @@ def test_a_plan_of_another_network_is_told():
         narrow(mlp(), Plan("", {}, {"somewhere.weight": {0: (1, 2)}}))
     with pytest.raises(InputError, match=r"does not fit 0\.weight of shape \(48, 20\)"):
         narrow(mlp(), Plan("", {}, {"0.weight": {0: (1, 99)}}))
+
+
+def test_numbers_that_are_none_are_a_difference():
+    from onnxdam.masks.narrow import _distance
+
+    nan, inf = float("nan"), float("inf")
+    whole = {"y": torch.tensor([1.0, 2.0])}
+    assert _distance(whole, {"y": torch.tensor([1.0, nan])}) == inf
+    assert _distance({"y": torch.tensor([nan, 2.0])}, {"y": torch.tensor([nan, 2.0])}) == 0
+    assert _distance({"y": torch.tensor([nan, inf])}, {"y": torch.tensor([nan, inf])}) == 0
