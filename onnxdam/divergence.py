@@ -136,7 +136,7 @@ def _run(
 ) -> dict[str, object]:
     """The values that can be had: some have types that the runtime does not hand out."""
     try:
-        opened = session(model.with_outputs(values), provider=provider, level=level)
+        opened = session(model.with_outputs(values), provider=provider, level=level, exact=True)
         taken = {value.name for value in opened.get_inputs()}
         results = opened.run(values, {name: array for name, array in feed.items() if name in taken})
         return dict(zip(values, results, strict=True))

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from onnxdam import saturation
 from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.graph import io
 
@@ -20,6 +21,7 @@ PROVIDERS = {
     "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"),
 }
 LEVELS = {"off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL, "on": ort.GraphOptimizationLevel.ORT_ENABLE_ALL}
+MATMUL_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 _SILENT = 4
 
 
@@ -78,6 +80,10 @@ class Runnable:
         proto.CopyFrom(self.skeleton)
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        return self.changed(proto)
+
+    def changed(self, proto: onnx.ModelProto) -> Runnable:
+        """Another graph over the same external weights."""
         return Runnable(self.name, self.path, proto.SerializeToString(), proto, self._folder)
 
 
@@ -87,7 +93,7 @@ def session(
     provider: str = "cpu",
     level: str = "on",
     threads: int = 0,
-    options: dict[str, str] | None = None,
+    exact: bool = False,
 ) -> ort.InferenceSession:
     """Opens a model.
 
@@ -96,7 +102,8 @@ def session(
         provider: "cpu", "cuda" or "tensorrt".
         level: graph optimisations "off" or "on".
         threads: intra-operator threads; 0 leaves the choice to ONNX Runtime.
-        options: further session configuration entries.
+        exact: no arithmetic that is faster than it is right. Integer products that saturate are only right with some
+            graph optimisations on, so those are, even at level "off".
 
     Raises:
         InputError: the provider is not available, or did not come up.
@@ -109,11 +116,18 @@ def session(
     settings.intra_op_num_threads = threads
     if threads == 1:
         settings.inter_op_num_threads = 1
+    if exact:
+        settings.add_session_config_entry(
+            MATMUL_ACCURACY, "1"
+        )  # else 8-bit weights have their inputs rounded to 8 bits
+        if saturation.saturates(model.skeleton, fused=level == "on"):
+            settings.add_session_config_entry(saturation.OPTION, "1")
+            model = model.changed(saturation.apart(model.skeleton))
+            if level == "off":
+                settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if model.path is not None and model.data is not None:
         folder = str(model.path.absolute().parent)
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    for key, value in (options or {}).items():
-        settings.add_session_config_entry(key, value)
     source = model.data if model.data is not None else str(model.path)
     try:
         opened = ort.InferenceSession(source, settings, providers=list(PROVIDERS[provider]))

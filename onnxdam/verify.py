@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 
 from onnxdam import inputs as feeds
-from onnxdam import tolerance
+from onnxdam import saturation, tolerance
 from onnxdam.divergence import Divergence, first_divergence
 from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.features import Manifest
@@ -47,7 +47,6 @@ PASSING = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"
 LARGE = 256 << 20  # bytes from which a model is not copied to move its weights
 NUDGED_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 CHEAP = 100_000  # input entries; above that the further kinds of input are left to one size
-EXACT = {"session.qdq_matmulnbits_accuracy_level": "1"}  # else products with 8-bit weights round their inputs to 8 bits
 ATTEMPTS = 60  # sizes tried before giving up on a reference model
 
 
@@ -228,7 +227,11 @@ class _Comparison:
         self.base = self.rtol if self.rtol is not None else tolerance.rtol(self.kinds)
         self.outputs = [value.name for value in self.a.skeleton.graph.output]
         self.say("opening the reference")
-        self.reference = session(self.a, provider=self.provider, level="off", options=EXACT)
+        self.reference = session(self.a, provider=self.provider, level="off", exact=True)
+        if saturation.saturates(self.a.skeleton, fused=True):
+            self.notes.append(
+                "8-bit products saturate on this processor; compared without that, outputs in use may differ"
+            )
         described = feeds.describe(self.a.skeleton)
         if data is None:
             batches = [(sizes, kind, feed) for sizes, kind, feed in self._random(described)]
@@ -313,12 +316,12 @@ class _Comparison:
         self.say(f"comparing, optimisations {level}")
         if level != "off":
             try:
-                self.reference = session(self.a, provider=self.provider, level=level, options=EXACT)
+                self.reference = session(self.a, provider=self.provider, level=level, exact=True)
             except UnsupportedError as error:  # the optimiser's fault, not the model's
                 self.notes.append(f"optimisations {level}: not compared ({error})")
                 return
         try:
-            candidate = session(self.b, provider=self.provider, level=level, options=EXACT)
+            candidate = session(self.b, provider=self.provider, level=level, exact=True)
         except UnsupportedError as error:
             self.cases.append(Case({}, "", level, float("inf"), self.base, False, "", str(error)))
             return
@@ -432,7 +435,7 @@ def siblings(model: Runnable, kinds: set[str], level: str, provider: str = "cpu"
     opened = []
     for variant, at in models:
         with contextlib.suppress(UnsupportedError):
-            opened.append(session(variant, provider=provider, level=at, options=EXACT))
+            opened.append(session(variant, provider=provider, level=at, exact=True))
     return opened
 
 
@@ -448,7 +451,7 @@ def _nudged(model: Runnable, kinds: set[str], seed: int) -> Runnable | None:
         if tensor.data_type in NUDGED_TYPES and tensor.data_location != onnx.TensorProto.EXTERNAL:
             array = onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(_nudge(array, eps / 4, rng), tensor.name))
-    return Runnable(model.name, model.path, proto.SerializeToString(), proto)
+    return model.changed(proto)
 
 
 @dataclass

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
-import onnxruntime as ort
 from onnx import numpy_helper
 
 from onnxdam.api import slim
+from onnxdam.providers import Runnable, session
 
 Array = np.ndarray[Any, Any]
 DIMS = {"N": 3, "M": 3, "S": 5, "T": 4, "P": 2}
@@ -60,15 +60,9 @@ def feeds_of(model: onnx.ModelProto, seed: int = 0, scale: float = 1.0) -> dict[
 
 def run(model: onnx.ModelProto, feeds: Mapping[str, Array], *, optimise: bool) -> list[Array]:
     """The outputs in ONNX Runtime, on one thread."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")  # float32, not int8, activations
-    options.graph_optimization_level = (
-        ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimise else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    )
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, dict(feeds))
+    opened = session(Runnable.of(model), level="on" if optimise else "off", threads=1, exact=True)
+    results: list[Array] = opened.run(None, dict(feeds))
+    return results
 
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
