@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnxdam.analysis.tensor import Sym, Tensor
-from onnxdam.masks.origin import name_of, source
+from onnxdam.masks.origin import name_of, sources
 from onnxdam.rules.macs import macs
 
 if TYPE_CHECKING:
@@ -55,9 +55,11 @@ class Cost:
             if macs(node, {name: tuple(w.at(self.dense) for w in axes) for name, axes in widths.items()}):
                 self._macs.append((node, widths))
             for t in op.ins:
-                found = source(t) if t is not None and t.dtype is not None and t.dtype.kind == "f" else None
-                if t is not None and found is not None and found[0] not in seen:
-                    seen.add(found[0])
+                if t is None or t.dtype is None or t.dtype.kind != "f":
+                    continue
+                names = {origin.name for origin in sources(t)}
+                if names - seen:
+                    seen |= names
                     self._weights.append(widths[name_of(t)])
 
     def at(self, kind: str, counts: Sequence[Any]) -> Any:

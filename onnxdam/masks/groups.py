@@ -22,7 +22,7 @@ from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
 from onnxdam.graph import functions
 from onnxdam.masks.cost import Cost, Width
-from onnxdam.masks.origin import along_parameter, origins, source
+from onnxdam.masks.origin import along_parameter, origins, sources
 from onnxdam.rewrite.flatten import candidates, flattened
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
@@ -200,7 +200,7 @@ class Slots:
         elif isinstance(r, Pinned):
             slots = self.of(r.axis)
             self._pins.append((slots if r.slots is None else slots[r.slots], f"{op.name}: {r.reason}"))
-        elif isinstance(r, Contract) and source(r.weight) is None:
+        elif isinstance(r, Contract) and not sources(r.weight):
             self._pin([r.x], f"{op.name}: read by a product that holds no parameter")
 
     def _merge(self, r: Product) -> None:
@@ -275,16 +275,36 @@ class Graph:
         self.network = self._read(functions.inline(model.clone()))
         self.need = Need(self.network)
         self._uses = list(uses(self.need, set(parameters)))
-        stuck: set[Axis] = set()
-        while True:
-            self._build(Slots(self.need, self._uses, inputs=inputs, stuck=stuck))
-            read = {g for g, group in enumerate(self.groups) if group.readers}
-            fruitless = {f for f in self.slots.chosen if not read & set(self._gate[self.slots.of(f)].tolist())}
-            if not fruitless:
-                break
-            stuck |= fruitless  # then another factor of the merged axis may leave
+        self._choose_factors()
+        read = {g for g, group in enumerate(self.groups) if group.readers}
         self._drop(set(range(len(self.groups))) - read, "no weight reads it")
         self._prove()
+
+    def _choose_factors(self) -> None:
+        """Of a merged axis the outermost factor leaves that weights read; one that they make as well, where there is
+        one: units of a recurrent cell rather than its directions."""
+        stuck = self._settle(set())
+        if unmade := self._chosen_without("members"):
+            made = self._made()
+            self._settle(set(unmade))
+            if self._made() <= made:
+                self._settle(stuck)
+
+    def _settle(self, stuck: set[Axis]) -> set[Axis]:
+        while True:
+            self._build(Slots(self.need, self._uses, inputs=self._inputs, stuck=stuck))
+            fruitless = self._chosen_without("readers")
+            if not fruitless:
+                return stuck
+            stuck |= fruitless
+
+    def _chosen_without(self, parts: str) -> set[Axis]:
+        """The factors of merged axes whose groups have no such parts."""
+        have = {g for g, group in enumerate(self.groups) if getattr(group, parts)}
+        return {f for f in self.slots.chosen if not have & set(self._gate[self.slots.of(f)].tolist())}
+
+    def _made(self) -> int:
+        return sum(bool(group.readers and group.members) for group in self.groups)
 
     def _read(self, model: ir.Model) -> Network:
         """Inputs that are flattened before anything reads them count as flat: then every element is a feature."""

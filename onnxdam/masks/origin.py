@@ -47,14 +47,15 @@ def origins(t: Tensor) -> list[Origin]:
     return found
 
 
-def source(t: Tensor) -> tuple[str, Array] | None:
-    """The initializer that a known tensor is a re-arrangement of, and the flat position of each entry in it."""
+def sources(t: Tensor) -> list[Origin]:
+    """The initializers that a known tensor re-arranges, every number of theirs once; none where there is more to it."""
     found = origins(t)
-    if len(found) != 1 or found[0].places.size != found[0].size:
-        return None
-    if t.maker is not None and (np.bincount(found[0].places.reshape(-1)) > 1).any():
-        return None  # numbers that are there twice
-    return found[0].name, found[0].places
+    whole = len(found) == 1 and t.maker is None
+    if sum(origin.size for origin in found) != t.content.size if found else True:
+        return []
+    if not whole and any((np.bincount(o.places[o.places >= 0]) > 1).any() for o in found):
+        return []  # numbers that are there twice
+    return found
 
 
 def _codes(t: Tensor, begins: dict[str, tuple[int, int]]) -> Array | None:
@@ -84,16 +85,25 @@ def _codes(t: Tensor, begins: dict[str, tuple[int, int]]) -> Array | None:
 
 
 def along_parameter(t: Tensor, axis: int, shape: Sequence[int], places: Array) -> tuple[int, Array] | None:
-    """The axis of the parameter that corresponds to an axis of the tensor, and its entry for each slot, -1 for none."""
+    """The axis of the parameter that corresponds to an axis of the tensor, and its entry for each slot, -1 for none.
+
+    A slot may hold numbers of other parameters, too: a unit of a recurrent cell, in weights that stack two directions.
+    """
     lines = np.moveaxis(places, axis, 0).reshape(places.shape[axis], -1)
-    mine = (lines >= 0).all(1)
-    if not mine.any() or (lines[~mine] >= 0).any():
+    mine = (lines >= 0).any(1)
+    if not mine.any():
         return None
-    for i, place in enumerate(np.unravel_index(lines[mine], shape)):
-        if (place == place[:, :1]).all() and len(np.unique(place[:, 0])) == mine.sum() and shape[i] >= mine.sum():
+    inside = lines[mine] >= 0
+    for i, place in enumerate(np.unravel_index(np.where(inside, lines[mine], 0), shape)):
+        first = place[np.arange(len(place)), inside.argmax(1)]
+        if (
+            ((place == first[:, None]) | ~inside).all()
+            and len(np.unique(first)) == mine.sum()
+            and shape[i] >= mine.sum()
+        ):
             if shape[i] == 1 and t.axes[axis].n > 1:
                 continue
             entry = np.full(len(lines), -1)
-            entry[mine] = place[:, 0]
+            entry[mine] = first
             return i, entry
     return None

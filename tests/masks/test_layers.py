@@ -65,6 +65,57 @@ def test_hidden_units_of_recurrent_cells(tmp_path, kind):
     assert torch.equal(model(x), plain)
 
 
+class TwoWays(nn.Module):
+    """Cells that read the sequence in both directions; what they read has channels of its own."""
+
+    def __init__(self, kind: str, layers: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(5, 8)
+        self.cell = getattr(nn, kind)(8, 16, num_layers=layers, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(torch.relu(self.embed(x)))[0])
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_both_directions_lose_the_same_units(tmp_path, kind, dynamo):
+    torch.manual_seed(0)
+    model, x = TwoWays(kind, 1).eval(), torch.randn(4, 5, 5)
+    gates = attach(model, x[:2])
+    assert gates.kept() == {"embed": (8, 8), "cell": (16, 16)}
+    for gate in gates.all:
+        gate.harden(torch.arange(gate.n) % 2 == 0)
+    y = model(x)
+    slim = narrow(model, parameter_plan(model, x[:2]), x[:2])
+    assert (slim.cell.hidden_size, slim.cell.input_size, slim.head.in_features) == (8, 4, 16)
+    assert torch.allclose(slim(x), y, atol=1e-6)
+    written, _ = onnxdam.slim(onnx.load(export(model, gates, x[:2], tmp_path / "m.onnx", dynamo=dynamo)))
+    [cell] = [n for n in written.graph.node if n.op_type == kind]
+    assert [a.i for a in cell.attribute if a.name == "hidden_size"] == [8]
+    assert np.abs(run(written.SerializeToString(), x[:2]) - y[:2].detach().numpy()).max() < 1e-5
+
+
+def test_stacked_layers_in_both_directions(tmp_path):
+    torch.manual_seed(0)
+    model, x = TwoWays("LSTM", 2).eval(), torch.randn(4, 5, 5)
+    gates = attach(model, x[:2])
+    assert gates.kept() == {"embed": (8, 8), "cell": (16, 16), "cell.2": (16, 16)}
+    for gate, stays in zip(gates.all, (4, 6, 10), strict=True):
+        gate.harden(torch.arange(gate.n) < stays)
+    assert gates.cost()["parameters"] < 0.5
+    y = model(x)
+    written, _ = onnxdam.slim(onnx.load(export(model, gates, x[:2], tmp_path / "m.onnx")))
+    cells = [n for n in written.graph.node if n.op_type == "LSTM"]
+    assert sorted(a.i for n in cells for a in n.attribute if a.name == "hidden_size") == [6, 10]
+    assert np.abs(run(written.SerializeToString(), x[:2]) - y[:2].detach().numpy()).max() < 1e-5
+    # what the price was taken for is what is left
+    left = sum(int(np.prod(t.dims)) for t in written.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+    dense = sum(p.numel() for p in TwoWays("LSTM", 2).parameters())
+    assert left / dense == pytest.approx(gates.cost()["parameters"], rel=0.01)
+
+
 def test_attention_modules_lose_heads():
     torch.manual_seed(0)
     model, x = Attending().eval(), torch.randn(2, 5, 16)
