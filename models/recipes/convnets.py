@@ -179,7 +179,9 @@ class ImageRecipe(Classifier):
         depth: of the networks that come in several.
         shift: training images move by up to so many pixels in both directions.
         flip: and every other one is mirrored.
-        sgd: momentum 0.9 and a learning rate that falls to a tenth at half and three quarters of the run; else Adam.
+        sgd: momentum 0.9 and a learning rate that falls to a tenth twice, when masks are binary; else Adam. (What is left
+            of a network has to adapt to that: with a rate that falls at half and three quarters of the run, as for dense
+            networks, short runs lose several times as much.)
     """
 
     kind: str = "lenet"
@@ -223,7 +225,7 @@ class ImageRecipe(Classifier):
 
     def lr_factor(self, progress: float) -> float:
         if self.sgd:
-            return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+            return 1.0 if progress < 0.75 else 0.1 if progress < 0.9 else 0.01
         return (1 + math.cos(math.pi * progress)) / 2 + 0.01
 
 
