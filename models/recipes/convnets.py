@@ -179,9 +179,9 @@ class ImageRecipe(Classifier):
         depth: of the networks that come in several.
         shift: training images move by up to so many pixels in both directions.
         flip: and every other one is mirrored.
-        sgd: momentum 0.9 and a learning rate that falls to a tenth twice, when masks are binary; else Adam. (What is left
-            of a network has to adapt to that: with a rate that falls at half and three quarters of the run, as for dense
-            networks, short runs lose several times as much.)
+        sgd: momentum 0.9 and a learning rate that falls to a tenth twice, when masks are binary; else Adam. What is
+            left of a network has to adapt: where the rate falls at half and three quarters of the run, as for dense
+            networks, short runs lose several times as much.
     """
 
     kind: str = "lenet"
