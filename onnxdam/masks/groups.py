@@ -126,12 +126,13 @@ class Slots:
         self.chosen: set[Axis] = set()  # factors that merged axes leave with
         self._stuck = stuck
         self._offset: dict[Axis, int] = {}
-        self._edges: list[tuple[Array, Array]] = []
+        self._edges: list[tuple[Array, Array]] = []  # that `label` does not know of yet
         self._pins: list[tuple[Array, str]] = []
         self.size = 0
+        self.label = np.arange(0)
         self._share(found)
         self._relate(inputs)
-        self.label = self._components()
+        self._connect_labels()
 
     def of(self, axis: Axis) -> Array:
         """Numbers of the slots of an axis, shape (n,)."""
@@ -156,6 +157,8 @@ class Slots:
     def _relate(self, inputs: bool) -> None:
         network, products = self.need.network, []
         for tensor in network.tensors.values():
+            for axis in tensor.axes:
+                self.of(axis)
             if tensor.pinned and not (inputs and tensor.pinned == "a graph input"):
                 self._pin(tensor.axes, tensor.pinned)
         for op in network.active():
@@ -207,10 +210,11 @@ class Slots:
         """A merged axis leaves with its outermost factor that can leave; the other factors stay."""
         for axis in (r.merged, *r.factors):
             self.of(axis)
-        self.label = self._components()
-        fixed = set(self.pinned())
+        self._connect_labels()
+        fixed = np.zeros(self.size, bool)
+        fixed[self.label[np.concatenate([np.ravel(slots) for slots, _ in self._pins])]] = True
         free = [f for f in r.factors if f.n > 1 and f.root not in self._stuck]
-        free = [f for f in free if not fixed >= set(self.label[self.of(f)].tolist())]
+        free = [f for f in free if not fixed[self.label[self.of(f)]].all()]
         places = np.unravel_index(np.arange(r.merged.n), [f.n for f in r.factors])
         if free:
             self.chosen.add(free[0].root)
@@ -219,23 +223,19 @@ class Slots:
             self._pin([r.merged], "all its factors stay")
         self._pin([f for f in r.factors if f.n > 1 and f not in free[:1]], "a factor of a merged axis")
 
-    def _components(self) -> Array:
-        """The smallest slot of the component of each slot, shape (size,)."""
-        for axes in (t.axes for t in self.need.network.tensors.values()):
-            for axis in axes:
-                self.of(axis)
-        label = np.arange(self.size)
-        if not self._edges:
-            return label
-        a, b = (np.concatenate([np.ravel(e[side]) for e in self._edges]) for side in (0, 1))
-        while True:
-            low = np.minimum(label[a], label[b])
-            before = label.copy()
-            np.minimum.at(label, a, low)
-            np.minimum.at(label, b, low)
-            label = label[label]
-            if (label == before).all():
-                return label
+    def _connect_labels(self) -> None:
+        """Brings `label`, the smallest slot of the component of each slot, up to date; shape (size,)."""
+        label = np.concatenate([self.label, np.arange(len(self.label), self.size)])
+        if self._edges:
+            a, b = (np.concatenate([np.ravel(e[side]) for e in self._edges]) for side in (0, 1))
+            while (apart := label[a] != label[b]).any():
+                a, b = a[apart], b[apart]
+                low = np.minimum(label[a], label[b])
+                np.minimum.at(label, label[a], low)
+                np.minimum.at(label, label[b], low)
+                while not np.array_equal(label, shorter := label[label]):
+                    label = shorter
+        self.label, self._edges = label, []
 
 
 def forget_zeros(model: ir.Model, parameters: Iterable[str]) -> None:

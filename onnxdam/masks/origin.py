@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,21 +90,24 @@ def along_parameter(t: Tensor, axis: int, shape: Sequence[int], places: Array) -
 
     A slot may hold numbers of other parameters, too: a unit of a recurrent cell, in weights that stack two directions.
     """
-    lines = np.moveaxis(places, axis, 0).reshape(places.shape[axis], -1)
-    mine = (lines >= 0).any(1)
-    if not mine.any():
+    n = places.shape[axis]
+    if t.maker is None:
+        return axis, np.arange(n)
+    lines = np.moveaxis(places, axis, 0).reshape(n, -1)
+    inside = lines >= 0
+    mine = inside.any(1)
+    if not mine.all():
+        lines, inside = lines[mine], inside[mine]
+    if not len(lines):
         return None
-    inside = lines[mine] >= 0
-    for i, place in enumerate(np.unravel_index(np.where(inside, lines[mine], 0), shape)):
-        first = place[np.arange(len(place)), inside.argmax(1)]
-        if (
-            ((place == first[:, None]) | ~inside).all()
-            and len(np.unique(first)) == mine.sum()
-            and shape[i] >= mine.sum()
-        ):
-            if shape[i] == 1 and t.axes[axis].n > 1:
-                continue
-            entry = np.full(len(lines), -1)
+    begin = lines[np.arange(len(lines)), inside.argmax(1)]
+    for i, extent in enumerate(shape):
+        stride = math.prod(shape[i + 1 :])
+        first = begin // stride % extent
+        if len(np.unique(first)) < len(lines) or (extent == 1 and n > 1):
+            continue
+        if ((lines // stride % extent == first[:, None]) | ~inside).all():
+            entry = np.full(n, -1)
             entry[mine] = first
             return i, entry
     return None
