@@ -26,6 +26,7 @@ Hardening then keeps the best slots of every gate, the same share of those that 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
-from onnxdam.masks.budget import Budget
+from onnxdam.masks.budget import CLOSE, Budget
 from onnxdam.masks.cost import Cost
 from onnxdam.masks.gate import Gate, gates_of
 from onnxdam.masks.schedule import Schedule
@@ -47,7 +48,7 @@ CLIP = 0.1  # errors count up to here: gates that are further off are moved
 LAG = 0.05  # how far the cost may be off its goal before gates are moved
 SELDOM = 16  # steps between two looks at the widths, in long runs
 LOOKS = 200  # in a run, at least, where it is long enough
-TRIES = 4  # widths that are measured at the end, where the target is a measured cost
+TRIES = 6  # widths that are measured at the end, where the target is a measured cost
 START = 0.1  # lambda at the beginning: the cost is of order 1, as task losses are
 
 
@@ -292,19 +293,40 @@ class Gates(nn.Module):
     def _best(self, budget: Budget) -> list[Tensor]:
         """Each gate's best slots, as many as the target affords."""
         self._move(budget, budget.share, budget.share)
-        open_ = self._counts()
-        counts, again = [], budget.afford(open_)
-        for _ in range(TRIES):
-            counts, self.measured = again, self.prices.measure(again)
-            again = budget.afford(open_)  # a measurement changes the prices
-            if self.measured is None or again == counts:
-                break
+        counts = self._afford(budget, self._counts())
         keep = []
         for gate, count in zip(self._gates, counts, strict=True):
             mask = torch.zeros(gate.n, dtype=torch.bool)
             mask[torch.argsort(gate.score().cpu(), descending=True, stable=True)[:count]] = True
             keep.append(mask)
         return keep
+
+    def _afford(self, budget: Budget, open_: list[int]) -> list[int]:
+        """The widths that the target affords; where its cost is measured, the dearest that were measured to meet it."""
+        share, tried = budget.share, []
+        for _ in range(TRIES):
+            counts = budget.afford(open_)
+            found = self.prices.measure(counts)
+            if found is None:
+                return counts
+            tried.append((found, counts))
+            if (1 - CLOSE) * share <= found.ratio <= share or counts in [before for _, before in tried[:-1]]:
+                break
+            said = budget.ratio(counts)  # a measurement changes the prices, by less than they were wrong
+            budget = Budget(self.prices, budget.kind, min(said * share / found.ratio, 1.0))
+        met = [one for one in tried if one[0].ratio <= share]
+        self.measured, counts = max(met, key=_ratio) if met else min(tried, key=_ratio)
+        if not met:
+            warnings.warn(
+                f"target: {budget.kind} is {self.measured.ratio:.3g} of the whole at the widths that came closest to "
+                f"{share:.3g}, as measured",
+                stacklevel=2,
+            )
+        return counts
+
+
+def _ratio(measured: tuple[BenchResult, list[int]]) -> float:
+    return measured[0].ratio
 
 
 def _thaw(gates: Gates, keys: Any) -> None:

@@ -388,9 +388,8 @@ class Graph:
         self._gate = renumber[self._gate]
         self.groups = [self.groups[g] for g in stay]
         for g, group in enumerate(self.groups):
-            group.name = group.name or (
-                "input" if group.inputs else f"into {group.readers[0].parameter.rpartition('.')[0]}"
-            )
+            into = f"into {group.readers[0].parameter.rpartition('.')[0]}"
+            group.name = "input" if group.inputs else group.name or into
             if any(group.name == other.name for other in self.groups[:g]):
                 group.name = f"{group.name}.{g}"
 
@@ -449,7 +448,7 @@ class Graph:
         """
         if not self.groups:
             return set()
-        need = Need(self._read(self.closed(keep, masked=True)))
+        need = Need(self._read(self.closed(keep, masked=True)), inputs=self._inputs)
         by_name = {t.name: t for t in need.network.tensors.values()}
         stuck = set()
         for tensor in self.network.tensors.values():

@@ -7,7 +7,7 @@ up to the widths that run fast first, as slimming does; between those the formul
 expected (broken) numbers sees. The r, none below 0 (so the model is monotone), are fitted to measurements: slim models
 with all gates at the same share, and with one gate at a time halved, each measured in turn with the dense one by
 `onnxdam.bench`, batch 1. With few measurements there are many r: they are drawn towards times in proportion to the
-multiply-accumulates. After hardening the widths that were chosen are measured themselves, and count most.
+multiply-accumulates. At the end the widths that are chosen are measured themselves (`Gates`), and count most.
 """
 
 from __future__ import annotations

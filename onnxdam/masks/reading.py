@@ -202,7 +202,7 @@ def take_off(model: nn.Module, *, masked: bool) -> None:
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             plain = parametrize.type_before_parametrizations(module)
-            for name, listed in list(module.parametrizations.items()):
+            for name, listed in reversed(list(module.parametrizations.items())):  # places are those of the time before
                 if isinstance(listed[0], Masked):
                     values.setdefault(listed.original, listed().detach())
                     _restore(module, name)

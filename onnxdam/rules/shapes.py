@@ -162,12 +162,18 @@ def choose(condition: Array, a: Array, b: Array) -> Array:
 
 
 class Range(Rule):
-    """Range: the length follows from numbers computed at run time."""
+    """Range: max(ceil((limit - start) / delta), 0) numbers, of which some may be computed at run time."""
 
     def shapes(self, op: Op) -> None:
-        first, limit, step = (None if (e := op.entries_of(i)) is None else e.reshape(-1)[0] for i in range(3))
-        if first == 0 and step == 1 and isinstance(limit, Sym) and not op.y.opaque:
-            op.y.set_layout(0, (limit,))
+        known = [op.known(i) for i in range(3)]
+        if all(k is not None and k.size == 1 and k.dtype.kind in "iu" for k in known) and op.x.dtype is not None:
+            start, limit, delta = (k.item() for k in known if k is not None)
+            if delta:
+                op.y.reshape([max(-((start - limit) // delta), 0)])
+            return
+        first, end, step = (None if (e := op.entries_of(i)) is None else e.reshape(-1)[0] for i in range(3))
+        if first == 0 and step == 1 and isinstance(end, Sym) and not op.y.opaque:
+            op.y.set_layout(0, (end,))
 
     def relations(self, op: Op) -> Iterator[Relation]:
         yield from pin_all(op, "a range of numbers")
