@@ -10,11 +10,10 @@ that make the channel are masked instead, and their biases.
 from __future__ import annotations
 
 import fnmatch
-import logging
+import itertools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,15 +28,16 @@ from onnxdam.masks.cost import Cost
 from onnxdam.masks.dam import DAM
 from onnxdam.masks.example import Example, Inputs, among_tensors, evaluating
 from onnxdam.masks.failing import failing_module, one_line
-from onnxdam.masks.gate import Fixed, Gate, along, gates_of
+from onnxdam.masks.gate import Fixed, Gate, along, gates_of, rows_along
 from onnxdam.masks.gates import Gates
 from onnxdam.masks.groups import Graph, Group, Part, forget_zeros
 from onnxdam.masks.norms import GroupLasso, NetworkSlimming, Owned, spread
+from onnxdam.masks.quiet import quiet
 from onnxdam.masks.reading import has_masks, original, owner, put_on, take_off
 from onnxdam.masks.schedule import Schedule
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
-METHODS: dict[str, Callable[..., Gate]] = {
+METHODS: dict[str, type[Any]] = {
     "dam": DAM,
     "diffprune": DiffPrune,
     "hardconcrete": HardConcrete,
@@ -86,11 +86,11 @@ class AttachedGates(Gates):
     def harden(self) -> None:
         """As `Gates.harden`; what the masks are worth beyond 0 and 1 goes into the weights, so they are binary.
 
-        (Not where a weight is computed from others, as by weight norm: those masks keep their values.)
+        (Not where a weight is computed from others, as by weight norm, or is frozen: those masks keep their values.)
         """
         super().harden()
         model = self._model[0]
-        kept_soft = {gate for part, gate in self._parts if is_computed(model, part.parameter)}
+        kept_soft = {gate for part, gate in self._parts if not _is_free(model, part)}
         values = {gate: gate.take_values() for gate in self.all if gate not in kept_soft}
         with torch.no_grad():
             for part, gate in self._parts:
@@ -127,8 +127,8 @@ def attach(
     example_inputs: Inputs,
     *,
     method: str = "dam",
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
     inputs: bool = False,
     placement: str = "readers",
     weight: float = 1.0,
@@ -146,7 +146,7 @@ def attach(
         example_inputs: what the network can be called with: a tensor, a tuple, a dict of arguments by name, or a tuple
             that ends in such a dict.
         method: "dam", "diffprune", "hardconcrete", "grouplasso" or "slimming".
-        include, exclude: globs on the names of the modules that make the channels, e.g. "layer1.*".
+        include, exclude: a glob, or several, on the names of the modules that make the channels, e.g. "layer1.*".
         inputs: gate the features of the network's inputs as well; DAM closes those in the order of their saliency,
             unless asked for order="index".
         placement: "readers": a closed gate means zero for all who read the channel, behind norms and activations.
@@ -182,14 +182,37 @@ def attach(
     if method == "slimming":
         graph.select(lambda group: bool(_scales(model, group)), "no BatchNorm scales, which network slimming shrinks")
     elif method == "grouplasso":
-        shrinks = partial(_holds_parameters, model)
-        graph.select(shrinks, "group lasso shrinks parameters themselves, and these are computed from others")
+        computed = "group lasso shrinks parameters themselves, and these are computed from others"
+        graph.select(lambda group: not any(is_computed(model, part.parameter) for part in group.masked), computed)
+    if METHODS[method].shrinks:
+        owned = partial(_owned, model, method)
+        graph.select(lambda group: all(_is_free(model, part) for part in owned(group)), "the weights are frozen")
     if not graph.groups:
         raise InputError(f"attach: nothing can be gated ({_reasons(graph) or 'no coupled channels'})")
     device = next(model.parameters()).device
     gates = {group.name: _make(model, group, method, options).to(device) for group in graph.groups}
+    _tell_closed(model, graph)
     cost, target = _cost(graph, target)
     return AttachedGates(model, graph, gates, weight=weight, target=target, schedule=schedule, cost=cost)
+
+
+@torch.no_grad()
+def _tell_closed(model: nn.Module, graph: Graph) -> None:
+    """Channels that are read by zeros already, the weights of others not: what an earlier run left."""
+    for group in graph.groups:
+        alive = torch.zeros(group.n + 1)  # the last one is of no slot
+        for part in group.masked:
+            weight = original(model, part.parameter)
+            alive.index_add_(
+                0, torch.from_numpy(part.index) % (group.n + 1), rows_along(weight.abs(), part.axis).cpu().float()
+            )
+        closed = group.n - int((alive[:-1] > 0).sum())
+        if 0 < closed < group.n:
+            warnings.warn(
+                f"attach: {closed} of {group.n} channels of {group.name} are read by zeros, and count as open until a "
+                "gate closes them; narrow the network first to count what is left",
+                stacklevel=3,
+            )
 
 
 def _check(model: nn.Module) -> None:
@@ -203,7 +226,7 @@ def _check(model: nn.Module) -> None:
 
 def _cost(graph: Graph, target: Mapping[str, Any] | None) -> tuple[Cost, Mapping[str, float] | None]:
     """What gates cost; a target of latency names what it is measured on."""
-    if target is None or "latency" not in target:
+    if not isinstance(target, Mapping) or "latency" not in target:
         return graph.cost(), target
     from onnxdam.masks.latency import latency  # wants ONNX Runtime
 
@@ -249,9 +272,24 @@ def _program(model: nn.Module, example: Example) -> Any:
             program = torch.onnx.export(model, tensors, input_names=names, dynamo=True, optimize=False, verbose=False)
             assert program is not None
             without_sequences(program.model)
+            unique_names(program.model)
             return program
     except Exception as error:  # the exporter raises whatever the network's code raises under it
         raise InputError(not_exported(model, example, error)) from error
+
+
+def unique_names(model: ir.Model) -> None:
+    """Values inside a graph give way to inputs, outputs and parameters: the exporter gives those their names without
+    asking whether a value has them."""
+    graph = model.graph
+    outer = [*graph.inputs, *graph.outputs]
+    taken = {value.name for value in outer} | set(graph.initializers)
+    inner = [value for node in graph.all_nodes() for value in node.outputs if value not in outer]
+    used = taken | {value.name for value in inner}
+    for value in inner:
+        if value.name in taken:
+            value.name = next(name for i in itertools.count() if (name := f"{value.name}_{i}") not in used)
+            used.add(value.name)
 
 
 def without_sequences(model: ir.Model) -> None:
@@ -264,23 +302,9 @@ def without_sequences(model: ir.Model) -> None:
     optimizer.remove_unused_nodes(model)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Torch's exporter talks of its own affairs: deprecated tree specifications, operators of torchvision."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
-            yield
-    finally:
-        log.setLevel(level)
-
-
 def not_exported(model: nn.Module, example: Example, error: Exception) -> str:
     """Which module cannot be exported, and why."""
-    with among_tensors(model, example) as tensors:
+    with among_tensors(model, example) as tensors, quiet():
         where = failing_module(model, lambda: torch.export.export(model, tensors, strict=False))
     return f"{where} cannot be exported to ONNX: {one_line(error)}"
 
@@ -310,7 +334,8 @@ def baked_copy(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _chooser(graph: Graph, include: Sequence[str], exclude: Sequence[str]) -> Callable[[Group], bool]:
+def _chooser(graph: Graph, include: str | Sequence[str], exclude: str | Sequence[str]) -> Callable[[Group], bool]:
+    include, exclude = ([globs] if isinstance(globs, str) else list(globs) for globs in (include, exclude))
     names = [group.name for group in graph.groups]
     for pattern in (*include, *exclude):
         if not fnmatch.filter(names, pattern) and names:
@@ -333,9 +358,14 @@ def _reasons(graph: Graph) -> str:
     return "; ".join(said[:4])
 
 
-def _holds_parameters(model: nn.Module, group: Group) -> bool:
-    """Whether all that a gate masks are parameters, not computed from others."""
-    return not any(is_computed(model, part.parameter) for part in group.masked)
+def _is_free(model: nn.Module, part: Part) -> bool:
+    """Whether what a gate masks is a parameter that training changes."""
+    return not is_computed(model, part.parameter) and original(model, part.parameter).requires_grad
+
+
+def _owned(model: nn.Module, method: str, group: Group) -> list[Part]:
+    """What methods without gate parameters shrink."""
+    return group.masked if method == "grouplasso" else _scales(model, group)
 
 
 def _scales(model: nn.Module, group: Group) -> list[Part]:
@@ -349,9 +379,9 @@ def _scales(model: nn.Module, group: Group) -> list[Part]:
 
 def _make(model: nn.Module, group: Group, method: str, options: Mapping[str, Any]) -> Gate:
     if method in ("grouplasso", "slimming"):
-        parts = group.masked if method == "grouplasso" else _scales(model, group)
+        parts = _owned(model, method, group)
         owned = [Owned(partial(original, model, p.parameter), p.axis, torch.from_numpy(p.index)) for p in parts]
-        return METHODS[method](group.n, owned, **options)
+        options = {"owned": owned} | dict(options)
     if method == "dam" and group.inputs:
         options = {"order": "saliency"} | dict(options)
     try:

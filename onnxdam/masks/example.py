@@ -72,11 +72,10 @@ class Example:
 
     def names(self, model: nn.Module) -> list[str]:
         """A name for every tensor: the parameter of `forward`, with a path where that is nested."""
-        bound = inspect.signature(model.forward).bind(*self.args, **self.kwargs)
-        taken = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
-        paths = {id(leaf): path for path, leaf in reversed(tensors_of(bound.arguments).items())}
-        names = [paths[id(tensor)] for tensor in self.tensors]
-        return [f"{name}_input" if name in taken else name for name in names]
+        marked = self.map(lambda tensor: tensor.detach())  # objects of their own, where a tensor is passed twice
+        bound = inspect.signature(model.forward).bind(*marked.args, **marked.kwargs)
+        paths = {id(leaf): path for path, leaf in tensors_of(bound.arguments).items()}
+        return beside(model, [paths[id(tensor)] for tensor in marked.tensors], "input")
 
     def single(self, model: nn.Module) -> Example:
         """One sample of the batch, where the network allows; else all of it."""
@@ -95,6 +94,12 @@ class Example:
         """Shapes, for messages."""
         named = [*(("", a) for a in self.args), *((f"{k}=", a) for k, a in self.kwargs.items())]
         return ", ".join(f"{k}{tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__}" for k, a in named)
+
+
+def beside(model: nn.Module, names: Sequence[str], suffix: str) -> list[str]:
+    """Names for values of a graph, those of parameters and buffers with a suffix."""
+    taken = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    return [f"{name}_{suffix}" if name in taken else name for name in names]
 
 
 def tensors_of(output: Any, name: str = "") -> dict[str, Tensor]:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import warnings
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
-from onnxdam.masks.attach import baked_copy, not_exported
-from onnxdam.masks.example import Example, Inputs, among_tensors, tensors_of
+from onnxdam.graph import io
+from onnxdam.graph.place import check_output
+from onnxdam.masks.attach import baked_copy, not_exported, unique_names
+from onnxdam.masks.example import Example, Inputs, among_tensors, beside, tensors_of
 from onnxdam.masks.gates import Gates
+from onnxdam.masks.quiet import quiet
 
 OPSET = 18
+FIXED = "as the network takes the number of samples for a constant: len(x) does that, x.shape[0] does not"
 
 
 def export(
@@ -50,40 +54,53 @@ def export(
         The path.
 
     Raises:
-        InputError: the network cannot be exported.
+        InputError: the network cannot be exported, names do not fit, or the file cannot be written.
+
+    Warns:
+        UserWarning: the batch cannot be free, as the network counts it in a way that exporters do not follow.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"export: there is no folder {path.parent}")
+    check_output(Path(path), overwrite=True, sources=())
     example, twin = Example.of(example_inputs), baked_copy(model)
     write = _by_dynamo if dynamo else _by_torchscript
     try:
-        inputs, outputs = (
-            list(input_names) or example.names(twin),
-            list(output_names) or _names_of_outputs(twin, example),
-        )
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            with among_tensors(twin, example) as tensors:
-                batch = [i for i, t in enumerate(tensors) if t.dim() and len(t) == len(tensors[0])]
-                proto = write(twin, tensors, batch if dynamic_batch else [], inputs, outputs)
+        inputs = list(input_names) or example.names(twin)
+        outputs = list(output_names) or _names_of_outputs(twin, example, inputs)
+        _check_names(inputs, outputs, example)
+        with quiet(), among_tensors(twin, example) as tensors:
+            batch = [i for i, t in enumerate(tensors) if t.dim() and len(t) == len(tensors[0])]
+            exported, fixed = write(twin, tensors, batch if dynamic_batch else [], inputs, outputs)
+    except InputError:
+        raise
     except Exception as error:  # the exporter raises whatever the network's code raises under it
         raise InputError(f"export: {not_exported(twin, example, error)}") from error
-    onnx.helper.set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | _metadata(gates))
-    onnx.save(proto, str(path))
-    return path
+    if fixed:
+        warnings.warn(f"export: the batch stays {len(tensors[0])}, {FIXED}", stacklevel=2)
+    exported.metadata_props.update(_metadata(gates))
+    io.save(exported, path)
+    return Path(path)
 
 
-def _names_of_outputs(model: nn.Module, example: Example) -> list[str]:
+def _check_names(inputs: Sequence[str], outputs: Sequence[str], example: Example) -> None:
+    if len(inputs) != len(example.tensors):
+        raise InputError(f"export: input_names: {len(inputs)} names for {len(example.tensors)} tensors")
+    names = [*inputs, *outputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"export: two inputs or outputs are called {name!r}; give input_names and output_names")
+
+
+def _names_of_outputs(model: nn.Module, example: Example, inputs: Sequence[str]) -> list[str]:
     """The keys of what the network gives; the exporter's names where it gives no mapping."""
     with torch.no_grad():
         found = list(tensors_of(example.run(model)))
-    return [] if all(not name or name.isdigit() for name in found) else found
+    if all(not name or name.isdigit() for name in found):
+        return []
+    return [f"{name}_output" if name in inputs else name for name in beside(model, found, "output")]
 
 
 def _by_dynamo(
     model: nn.Module, tensors: tuple[Tensor, ...], batch: list[int], inputs: list[str], outputs: list[str]
-) -> onnx.ModelProto:
+) -> tuple[ir.Model, bool]:
     free = {0: torch.export.Dim("batch")}
     program = torch.onnx.export(
         model,
@@ -96,24 +113,30 @@ def _by_dynamo(
         dynamic_shapes=(tuple(free if i in batch else None for i in range(len(tensors))),) if batch else None,
     )
     assert program is not None
-    return program.model_proto
+    unique_names(program.model)
+    shapes = [program.model.graph.inputs[i].shape for i in batch]
+    return program.model, any(shape is not None and isinstance(shape[0], int) for shape in shapes)
 
 
 def _by_torchscript(
     model: nn.Module, tensors: tuple[Tensor, ...], batch: list[int], inputs: list[str], outputs: list[str]
-) -> onnx.ModelProto:
-    buffer = io.BytesIO()
-    torch.onnx.export(
-        model,
-        tensors,
-        buffer,
-        dynamo=False,
-        opset_version=OPSET,
-        input_names=inputs,
-        output_names=outputs or None,
-        dynamic_axes={inputs[i]: {0: "batch"} for i in batch},
-    )
-    return onnx.load_from_string(buffer.getvalue())
+) -> tuple[ir.Model, bool]:
+    buffer = BytesIO()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.onnx.export(
+            model,
+            tensors,
+            buffer,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs or None,
+            dynamic_axes={inputs[i]: {0: "batch"} for i in batch},
+        )
+    if batch and any(str(warning.message).startswith("Using len to get tensor shape") for warning in told):
+        return _by_torchscript(model, tensors, [], inputs, outputs)[0], True
+    return ir.from_proto(onnx.load_from_string(buffer.getvalue())), False
 
 
 def _metadata(gates: Gates | None) -> dict[str, str]:

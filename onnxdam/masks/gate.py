@@ -50,8 +50,8 @@ class Gate(nn.Module):
 
     def __init__(self, n: int, dim: int = 1) -> None:
         super().__init__()
-        if n < 1:
-            raise InputError(f"{type(self).__name__}: a gate needs at least one slot, not {n}")
+        if not isinstance(n, int) or n < 1:
+            raise InputError(f"{type(self).__name__}: a gate needs at least one slot, not {n!r}")
         self.n = n
         self.dim = dim
         self.register_buffer("hard", torch.tensor(False))
@@ -177,10 +177,10 @@ class Gate(nn.Module):
         Args:
             x: shape (..., n, ...).
         """
-        if x.shape[self.dim] != self.n:
+        if not -x.dim() <= self.dim < x.dim() or x.shape[self.dim] != self.n:
+            found = "no such axis" if not -x.dim() <= self.dim < x.dim() else f"{x.shape[self.dim]} slots"
             raise InputError(
-                f"{type(self).__name__}({self.n}): axis {self.dim} of an input of shape {tuple(x.shape)} "
-                f"has {x.shape[self.dim]} slots"
+                f"{type(self).__name__}({self.n}): axis {self.dim} of an input of shape {tuple(x.shape)} has {found}"
             )
         if self.training and self.noisy:
             self.draw()

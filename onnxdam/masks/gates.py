@@ -37,7 +37,7 @@ from onnxdam.errors import InputError
 from onnxdam.masks.budget import CLOSE, Budget
 from onnxdam.masks.cost import Cost
 from onnxdam.masks.gate import Gate, gates_of
-from onnxdam.masks.schedule import Schedule
+from onnxdam.masks.schedule import Schedule, is_number
 
 if TYPE_CHECKING:
     from onnxdam.bench import BenchResult
@@ -96,6 +96,10 @@ class Gates(nn.Module):
         super().__init__()
         if not gates:
             raise InputError("gates: there are none")
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise InputError(f"schedule: a Schedule is wanted, e.g. Schedule(steps=1000), not {schedule!r}")
+        if not is_number(weight) or weight < 0:
+            raise InputError(f"weight: lambda is a number of at least 0, not {weight!r}")
         self.names = list(gates)
         self.all = nn.ModuleList(gates.values())
         self.weight = weight
@@ -340,12 +344,14 @@ def _thaw(gates: Gates, keys: Any) -> None:
 def _target(target: Mapping[str, float] | None, schedule: Schedule | None, cost: Cost) -> tuple[str, float] | None:
     if target is None:
         return None
+    if not isinstance(target, Mapping):
+        raise InputError(f'target: says of what how much is to stay, e.g. {{"macs": 0.3}}, not {target!r}')
     if len(target) != 1:
         raise InputError(f"target: one of {', '.join(cost.KINDS)} at a time, not {dict(target)}")
     ((kind, share),) = target.items()
     if kind not in cost.KINDS:
         raise InputError(f"target: {kind!r} is none of {', '.join(cost.KINDS)}")
-    if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share):
+    if not is_number(share):
         raise InputError(f"target: the share of {kind} that is to stay is a number, not {share!r}")
     if schedule is None:
         raise InputError("target: wants a schedule, e.g. schedule=Schedule(steps=1000)")

@@ -25,7 +25,7 @@ from onnxdam.masks.attention import fit_attention
 from onnxdam.masks.computed import copy_of
 from onnxdam.masks.example import Example, Inputs, tensors_of
 from onnxdam.masks.failing import failing_module, one_line
-from onnxdam.masks.origin import Origin, along_parameter, origins
+from onnxdam.masks.origin import Origin, all_along_parameter, origins
 from onnxdam.masks.widths import Sizes, follow
 from onnxdam.plan import Plan
 
@@ -85,6 +85,8 @@ def narrow(model: nn.Module, plan: Plan, example_inputs: Inputs | None = None) -
         UnsupportedError: a layer, a fold or a width written into a forward function cannot be followed; says which.
         InputError: the plan belongs to another network.
     """
+    if not isinstance(plan, Plan):
+        raise InputError(f"narrow: a plan of parameter_plan is wanted, not {type(plan).__name__}")
     if plan.constant and example_inputs is None:
         raise UnsupportedError(f"narrow: {plan.constant[0]} is constant altogether; give inputs to check the result on")
     slim = baked_copy(model)
@@ -181,13 +183,14 @@ def _note(
     shape: Sequence[int],
 ) -> None:
     """Which entries of a parameter an axis of a tensor shows, and of which it says that they stay."""
-    where = along_parameter(tensor, axis, shape, origin.places)
-    if where is not None and tensor.axes[axis].n > 1:
-        mine = where[1] >= 0
-        seen, mask = masks.setdefault((origin.name, where[0]), np.zeros((2, shape[where[0]]), bool))
-        seen[where[1][mine]] = True
+    if tensor.axes[axis].n == 1:
+        return
+    for along, entry in all_along_parameter(tensor, axis, shape, origin.places):
+        mine = entry >= 0
+        seen, mask = masks.setdefault((origin.name, along), np.zeros((2, shape[along]), bool))
+        seen[entry[mine]] = True
         if need is not None:
-            mask[where[1][mine]] |= need.kept(tensor.axes[axis])[mine]
+            mask[entry[mine & need.kept(tensor.axes[axis])]] = True
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------
@@ -253,15 +256,32 @@ def _fit_recurrent(module: Any, values: Mapping[str, Tensor], kept: Mapping[str,
     (module.hidden_size,), module.input_size = hidden, values["weight_ih_l0"].shape[1]
 
 
+def _fit_cell(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    module.input_size, module.hidden_size = values["weight_ih"].shape[1], values["weight_hh"].shape[1]
+
+
+def _fit_bilinear(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    module.out_features, module.in1_features, module.in2_features = values["weight"].shape
+
+
+def _fits(module: Any, values: Mapping[str, Tensor], kept: Mapping[str, Kept]) -> None:
+    """There are no sizes but those of the tensors."""
+
+
 _FITS: list[tuple[Any, Callable[[Any, Mapping[str, Tensor], Mapping[str, Kept]], None]]] = [
     (nn.modules.linear.NonDynamicallyQuantizableLinear, _fit_linear),
     (nn.Linear, _fit_linear),
     (nn.modules.conv._ConvNd, _fit_conv),
     (nn.modules.batchnorm._NormBase, _fit_norm),
     (nn.GroupNorm, _fit_group_norm),
+    (nn.Bilinear, _fit_bilinear),
     (nn.Embedding, _fit_embedding),
+    (nn.EmbeddingBag, _fit_embedding),
     (nn.PReLU, _fit_prelu),
     (nn.RNNBase, _fit_recurrent),
+    (nn.RNNCellBase, _fit_cell),
+    (nn.ParameterList, _fits),
+    (nn.ParameterDict, _fits),
     (nn.MultiheadAttention, fit_attention),
 ]
 

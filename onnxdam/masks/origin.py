@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,24 +93,35 @@ def along_parameter(t: Tensor, axis: int, shape: Sequence[int], places: Array) -
 
     A slot may hold numbers of other parameters, too: a unit of a recurrent cell, in weights that stack two directions.
     """
+    return next(_runs_over(t, axis, shape, places, one_to_one=True), None)
+
+
+def all_along_parameter(t: Tensor, axis: int, shape: Sequence[int], places: Array) -> Iterator[tuple[int, Array]]:
+    """As `along_parameter`; where axes of the parameter were merged into one, all of them."""
+    return _runs_over(t, axis, shape, places, one_to_one=False)
+
+
+def _runs_over(
+    t: Tensor, axis: int, shape: Sequence[int], places: Array, one_to_one: bool
+) -> Iterator[tuple[int, Array]]:
     n = places.shape[axis]
     if t.maker is None:
-        return axis, np.arange(n)
+        yield axis, np.arange(n)
+        return
     lines = np.moveaxis(places, axis, 0).reshape(n, -1)
     inside = lines >= 0
     mine = inside.any(1)
     if not mine.all():
         lines, inside = lines[mine], inside[mine]
     if not len(lines):
-        return None
+        return
     begin = lines[np.arange(len(lines)), inside.argmax(1)]
     for i, extent in enumerate(shape):
         stride = math.prod(shape[i + 1 :])
         first = begin // stride % extent
-        if len(np.unique(first)) < len(lines) or (extent == 1 and n > 1):
+        if (one_to_one and len(np.unique(first)) < len(lines)) or (extent == 1 and n > 1):
             continue
         if ((lines // stride % extent == first[:, None]) | ~inside).all():
             entry = np.full(n, -1)
             entry[mine] = first
-            return i, entry
-    return None
+            yield i, entry

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import pytest
 
@@ -16,7 +15,7 @@ from torch import nn  # noqa: E402
 import onnxdam  # noqa: E402
 from onnxdam.errors import InputError  # noqa: E402
 from onnxdam.graph.count import Cost, count  # noqa: E402
-from onnxdam.masks import DAM, Gates, HardConcrete, Schedule, attach, export, narrow, parameter_plan  # noqa: E402
+from onnxdam.masks import Gates, Schedule, attach, export, narrow, parameter_plan  # noqa: E402
 from tests.masks.networks import Attention, Residual, mlp  # noqa: E402
 
 METHODS = ["dam", "diffprune", "hardconcrete", "grouplasso", "slimming"]
@@ -122,6 +121,29 @@ def test_input_features():
 
 def test_include_and_exclude():
     assert list(attach(Residual(), torch.randn(IMAGE), include=["*v1", "stem"], exclude=["st*"]).kept()) == ["conv1"]
+    assert list(attach(mlp(), torch.randn(2, 20), exclude="2").kept()) == ["0"]
+
+
+@pytest.mark.parametrize("method", ["dam", "grouplasso"])
+def test_frozen_weights_stay_as_they_are(method):
+    model, x = mlp(), torch.randn(8, 20)
+    model[2].requires_grad_(False)  # reads what 0 makes
+    frozen = model[2].weight.clone()
+    gates = attach(model, x, method=method)
+    if method == "grouplasso":
+        assert gates.skipped["0"] == "the weights are frozen"
+    train(model, gates, x, 3)
+    gates.harden()
+    assert torch.allclose(model(x), narrow(model, parameter_plan(model, x), x)(x), atol=1e-6)
+    gates.detach()
+    assert torch.equal(model[2].weight, frozen)
+
+
+def test_channels_that_are_read_by_zeros_already_are_told():
+    model = mlp()
+    model[2].weight.data[:, :5] = 0
+    with pytest.warns(UserWarning, match=r"^attach: 5 of 48 channels of 0 are read by zeros, and count as open until "):
+        attach(model, torch.randn(2, 20))
 
 
 def test_a_closed_gate_is_as_good_as_a_channel_that_is_gone():
@@ -226,6 +248,13 @@ def test_detach_gives_the_original_back():
     assert not model._forward_pre_hooks
 
 
+def test_detach_leaves_parameters_in_their_order():
+    model = Residual()
+    names = list(model.state_dict())  # an optimizer's state goes by the order
+    attach(model, torch.randn(IMAGE)).detach()
+    assert list(model.state_dict()) == names
+
+
 def test_state_dict_copies_and_half_precision():
     model, other, x = mlp(), mlp(), torch.randn(4, 20)
     gates, twins = attach(model, x), attach(other, x)
@@ -254,42 +283,6 @@ def test_parameters_of_gates_are_the_networks():
     gates = attach(model, torch.randn(2, 20))
     mine = {id(p) for p in model.parameters()}
     assert all(id(p) in mine for p in gates.parameters())
-
-
-# -- export ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dynamo", [True, False])
-def test_export_of_gates_placed_by_hand(tmp_path, dynamo):
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 12, 3, bias=False), DAM(12, beta=-2.0), nn.BatchNorm2d(12), nn.ReLU(), nn.Flatten(),
-        nn.Linear(12 * 16, 10), nn.ReLU(), HardConcrete(10), nn.Linear(10, 4),
-    )  # fmt: skip
-    with torch.no_grad():
-        net[7].log_a.copy_(torch.linspace(-5, 4, 10))
-        net[2].bias.uniform_(-1, 1)
-    gates, x = Gates.of(net), torch.randn(5, 3, 6, 6)
-    path = export(net, gates, x, tmp_path / "masked.onnx", dynamo=dynamo)
-    kept = gates.kept()
-    assert kept == {"1": (7, 12), "7": (7, 10)}
-    assert not gates.hardened
-    net.eval()
-    for batch in (x, x[:1]):
-        assert np.abs(run(path, batch) - net(batch).detach().numpy()).max() < 1e-5
-    slim, _ = onnxdam.slim(onnx.load(path), align="none")
-    assert np.abs(run(slim.SerializeToString(), x) - run(path, x)).max() < 1e-5
-    assert sorted(list(i.dims) for i in slim.graph.initializer if len(i.dims) > 1) == [
-        [4, 7], [7, 3, 3, 3], [7, 7 * 16],
-    ]  # fmt: skip
-    assert not [n for n in slim.graph.node if n.op_type == "Mul"]
-
-
-def test_metadata_record_what_was_done(tmp_path):
-    model, x = mlp(), torch.randn(4, 20)
-    gates = attach(model, x, method="hardconcrete", target={"macs": 0.5}, schedule=Schedule(10))
-    props = {p.key: p.value for p in onnx.load(export(model, gates, x, tmp_path / "m.onnx")).metadata_props}
-    assert props["onnxdam.method"] == "HardConcrete"
-    assert json.loads(props["onnxdam.target"]) == {"macs": 0.5}
-    assert json.loads(props["onnxdam.kept"]) == {"0": [48, 48], "2": [32, 32]}
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -340,10 +333,17 @@ def test_bad_input_is_told():
     ):
         with pytest.raises(InputError, match=f"^attach: .*{words}"):
             attach(model, x)
-    with pytest.raises(InputError, match=r"^export: there is no folder .*nowhere"):
+    with pytest.raises(InputError, match=r"^nowhere/model.onnx: there is no folder nowhere"):
         export(mlp(), None, x, "nowhere/model.onnx")
     with pytest.raises(InputError, match="unexpected keyword argument 'speed'"):
         attach(mlp(), x, speed=3)
+    for options, words in (
+        ({"target": 0.3}, r'target: says of what how much is to stay, e.g. {"macs": 0.3}, not 0.3'),
+        ({"schedule": 10}, r"schedule: a Schedule is wanted, e.g. Schedule\(steps=1000\), not 10"),
+        ({"weight": -1.0}, r"weight: lambda is a number of at least 0, not -1.0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            attach(mlp(), x, **options)
     model = mlp()
     gates = attach(model, x, method="grouplasso")
     with pytest.raises(InputError, match=r"pass the learning rate: step\(lr=\.\.\.\)"):

@@ -214,6 +214,10 @@ def test_bad_input_is_told():
         HardConcrete(3, drop=1.0)
     with pytest.raises(InputError, match="at least one slot"):
         DAM(0)
+    with pytest.raises(InputError, match=r"at least one slot, not 2\.5"):
+        DAM(2.5)
+    with pytest.raises(InputError, match=r"axis 3 of an input of shape \(2, 6\) has no such axis"):
+        DAM(6, dim=3)(torch.ones(2, 6))
     with pytest.raises(InputError, match="no weights belong"):
         GroupLasso(3, [])
     with pytest.raises(InputError, match="does not fit"):

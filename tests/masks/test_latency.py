@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 
 import pytest
 
@@ -88,6 +89,24 @@ def test_training_ends_at_the_target_and_the_result_is_measured(clock, monkeypat
     assert gates.cost()["latency"] == pytest.approx(0.5, rel=0.01)
     assert gates.measured is not None
     assert gates.measured.ratio == clock[-1] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(("slower", "met"), [(1.1, True), (4.0, False)])
+def test_the_target_is_met_as_measured_when_masks_become_binary_or_it_is_told(clock, monkeypatch, slower, met):
+    """Since `attach` measured, the machine has become slower for the slim network."""
+    gates = attach(chain(), torch.randn(2, 3, 6, 6), target={"latency": 0.5}, schedule=Schedule(10))
+    before = latency.bench
+
+    def bench(*models: ir.Model, **options: object) -> BenchResult:
+        found = before(*models, **options)
+        return dataclasses.replace(found, ratio=slower * found.ratio)
+
+    monkeypatch.setattr(latency, "bench", bench)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        gates.harden()
+    assert (gates.measured.ratio <= 0.5) == met
+    assert [str(w.message)[:21] for w in told] == ([] if met else ["target: latency is 0."])
 
 
 @pytest.mark.slow

@@ -16,6 +16,8 @@ from onnxdam.errors import UnsupportedError  # noqa: E402
 from onnxdam.masks import attach, export, narrow, parameter_plan  # noqa: E402
 from tests.masks.test_attach import run  # noqa: E402
 
+IMAGES = torch.randn(2, 3, 8, 8)
+
 
 class Recurrent(nn.Module):
     def __init__(self, kind: str) -> None:
@@ -156,3 +158,73 @@ def test_encoder_layers():
     assert (slim[0].self_attn.num_heads, slim[0].linear1.out_features) == (2, 16)
     slim.train()
     assert slim(x).shape == (2, 5, 3)
+
+
+class Cells(nn.Module):
+    """A step of a cell written out, a product of pairs, bags of words, parameters in a list and in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.pairs = nn.EmbeddingBag(9, 8), nn.Bilinear(8, 6, 10)
+        self.cell, self.lstm = nn.GRUCell(10, 12), nn.LSTMCell(12, 14)
+        self.listed = nn.ParameterList([torch.randn(14, 16), torch.randn(16)])
+        self.named = nn.ParameterDict({"weight": torch.randn(16, 3)})
+
+    def forward(self, ids: Tensor, x: Tensor) -> Tensor:
+        y, a, b = torch.relu(self.pairs(self.words(ids), x)), None, None
+        for _ in range(2):
+            a = self.cell(y, a)
+            b = self.lstm(a, b)
+        return torch.relu(b[0] @ self.listed[0] + self.listed[1]) @ self.named["weight"]
+
+
+def test_cells_bags_pairs_and_parameters_in_containers():
+    torch.manual_seed(0)
+    model, inputs = Cells().eval(), (torch.randint(0, 9, (4, 5)), torch.randn(4, 6))
+    gates = attach(model, inputs)
+    kept = gates.kept()
+    assert {"cell", "lstm", "listed"} <= set(kept), kept
+    for gate in gates.all:
+        gate.harden(torch.arange(gate.n) % 2 == 0)
+    slim = narrow(model, parameter_plan(model, inputs), inputs)
+    assert torch.allclose(slim(*inputs), model(*inputs), atol=1e-5)
+    assert (slim.cell.hidden_size, slim.lstm.input_size, slim.lstm.hidden_size) == (6, 6, 7)
+    assert [tuple(p.shape) for p in (*slim.listed, slim.named["weight"])] == [(7, 8), (8,), (8, 3)]
+
+
+def test_group_norm_loses_whole_groups():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 5, 3)), IMAGES
+    for p in model[1].parameters():
+        nn.init.normal_(p)
+    gates = attach(model.eval(), x)
+    assert gates.kept() == {"0": (4, 4)}
+    gates.all[0].harden(torch.tensor([True, False, True, False]))
+    slim = narrow(model, parameter_plan(model, x), x)
+    assert (slim[0].out_channels, slim[1].num_groups, slim[1].num_channels, slim[3].in_channels) == (8, 2, 8, 8)
+    assert torch.allclose(slim(x), model(x), atol=1e-5)
+
+
+class Standardised(nn.Module):
+    """What networks do with their inputs before weights read them: subtract, pad, normalise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.randn(6))
+        self.norm, self.first, self.last = nn.BatchNorm1d(6), nn.Conv1d(6, 8, 3), nn.Conv1d(8, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(nn.functional.pad(x - self.mean[:, None], (1, 1)))
+        return self.last(torch.relu(self.first(x)))
+
+
+def test_input_features_behind_operators_without_weights(tmp_path):
+    torch.manual_seed(0)
+    model, x = Standardised().eval(), torch.randn(4, 6, 9)
+    gates = attach(model, x, inputs=True)
+    assert gates.kept() == {"input": (6, 6), "first": (8, 8)}
+    gates.all[0].harden(torch.arange(6) % 2 == 0)
+    slim, _ = onnxdam.slim(onnx.load(export(model, gates, x, tmp_path / "m.onnx")), inputs=True)
+    [features] = slim.graph.input
+    assert [d.dim_value for d in features.type.tensor_type.shape.dim][1:] == [3, 9]
+    assert np.abs(run(slim.SerializeToString(), x[:, ::2].contiguous()) - model(x).detach().numpy()).max() < 1e-5
