@@ -204,7 +204,8 @@ class Slots:
             slots = self.of(r.axis)
             self._pins.append((slots if r.slots is None else slots[r.slots], f"{op.name}: {r.reason}"))
         elif isinstance(r, Contract) and not sources(r.weight):
-            self._pin([r.x], f"{op.name}: read by a product that holds no parameter")
+            other = "weights that are computed from parameters" if r.weight.is_known else "other activations"
+            self._pin([r.x], f"{op.name}: multiplied by {other}")
 
     def _merge(self, r: Product) -> None:
         """A merged axis leaves with its outermost factor that can leave; the other factors stay."""
@@ -238,6 +239,10 @@ class Slots:
         self.label, self._edges = label, []
 
 
+def _owner(parameter: str) -> str:
+    return parameter.rpartition(".")[0] or parameter
+
+
 def forget_zeros(model: ir.Model, parameters: Iterable[str]) -> None:
     """Zeros in weights that will be trained (new residual branches, biases) say nothing about who reads whom.
 
@@ -267,7 +272,6 @@ class Graph:
 
     Attributes:
         groups: those that can be gated.
-        skipped: module name -> why its channels cannot.
     """
 
     def __init__(self, model: ir.Model, parameters: Collection[str], *, inputs: bool = False) -> None:
@@ -315,7 +319,7 @@ class Graph:
     def _build(self, slots: Slots) -> None:
         self.slots = slots
         self.groups: list[Group] = []
-        self.skipped: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}
         self._gate = np.full(slots.size, -1)  # slot -> its group
         self._place = np.full(slots.size, -1)  # slot -> its gate slot
         self._form()
@@ -333,9 +337,15 @@ class Graph:
                 if g >= 0:
                     self.groups[g].inputs[tensor.name] = i
                 elif axis.n > 1:
-                    reasons.append(self._why.get(int(self.slots.label[slots[0]]), "no weight reads it"))
+                    reasons.append(self._why[int(self.slots.label[slots[0]])])
         if reasons and not any(tensor.name in group.inputs for group in self.groups):
-            self.skipped.setdefault(tensor.name, reasons[0])
+            self._reasons.setdefault(tensor.name, reasons[0])
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Module (or graph input) -> why its channels cannot be gated."""
+        gated = {_owner(part.parameter) for group in self.groups for part in group.members}
+        return {name: why for name, why in self._reasons.items() if name not in gated}
 
     # -- forming groups ----------------------------------------------------------------------------------------------
     def _form(self) -> None:
@@ -346,6 +356,9 @@ class Graph:
             for one in np.unique(labels).tolist():
                 touched[one].append(number)
         pinned = self.slots.pinned()
+        self._why = dict.fromkeys(touched, "its channels can only leave all together") | pinned
+        flow = [axis for tensor in self.network.tensors.values() if not tensor.is_known for axis in tensor.axes]
+        self._flows = set(np.unique(np.concatenate([label[self.slots.of(axis)] for axis in flow])).tolist())
         families: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for one, axes in touched.items():
             if one not in pinned:
@@ -357,16 +370,16 @@ class Graph:
                 mine = where[label] >= 0
                 self._gate[mine], self._place[mine] = len(self.groups), where[label][mine]
                 self.groups.append(Group("", len(members)))
-        self._why = pinned
 
     def _attach(self, use: Use) -> None:
         """Gives a part of a parameter to the groups whose slots it runs over."""
         slots, mine = self.slots.of(use.tensor.axes[use.axis]), use.entry >= 0
-        owner = use.parameter.rpartition(".")[0] or use.parameter
+        owner = _owner(use.parameter)
         for g in np.unique(self._gate[slots[mine]]).tolist():
             if g < 0:
-                if not use.reads and use.along == 0:
-                    self.skipped.setdefault(owner, self._why.get(int(self.slots.label[slots[mine][0]]), ""))
+                one = int(self.slots.label[slots[mine][0]])
+                if not use.reads and one in self._flows:  # unlike rows that are looked up, or places of a kernel
+                    self._reasons.setdefault(owner, self._why[one])
                 continue
             index = np.full(use.extent, -1)
             index[use.entry[mine]] = np.where(self._gate[slots] == g, self._place[slots], -1)[mine]
@@ -381,7 +394,7 @@ class Graph:
     def _drop(self, gone: Collection[int], why: str) -> None:
         for g in gone:
             if self.groups[g].name:
-                self.skipped[self.groups[g].name] = why
+                self._reasons[self.groups[g].name] = why
         stay = [g for g in range(len(self.groups)) if g not in set(gone)]
         renumber = np.full(len(self.groups) + 1, -1)
         renumber[stay] = np.arange(len(stay))

@@ -11,6 +11,7 @@ import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
 import onnxdam  # noqa: E402
 from onnxdam.errors import InputError  # noqa: E402
@@ -87,6 +88,24 @@ def test_what_is_used_twice_has_one_gate(tmp_path):
     assert sum(p.numel() for p in found.parameters()) == 9 * 12 + 12 * 15 * 2 + 15 + 12 + 12 * 18 + 18 + 9 * 12 + 12
     session = ort.InferenceSession(slim.SerializeToString())
     assert np.abs(session.run(None, {"ids": ids.numpy()})[0] - model(ids).detach().numpy()).max() < 1e-5
+
+
+def test_what_has_no_gate_is_said_with_the_reason():
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.parts, self.last = nn.Embedding(9, 8), nn.Linear(8, 33), nn.Linear(16, 4)
+            self.first = prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.3)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            one, a, b = self.parts(self.first(self.words(ids)).relu()).split([1, 16, 16], -1)
+            return self.last(one * a * b)
+
+    gates = attach(Parts(), torch.randint(0, 9, (2, 3)))
+    assert gates.kept() == {"first": (8, 8), "parts": (16, 16)}  # of "parts", what can leave has a gate
+    assert set(gates.skipped) == {"words", "last"}
+    assert gates.skipped["words"].endswith(": multiplied by weights that are computed from parameters")
+    assert gates.skipped["last"] == "a graph output"
 
 
 def test_zeros_that_training_will_fill_are_no_reason():
