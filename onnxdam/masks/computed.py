@@ -47,11 +47,11 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy; what hooks have computed last (which torch cannot copy) is computed again anyway."""
-    for module, _, hook in _hooks(model):
-        value = getattr(module, hook.name)
-        if value.grad_fn is not None:
-            setattr(module, hook.name, value.detach())
+    """A deep copy; what hooks and forward functions have left behind (which torch cannot copy) is computed again."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())
     return copy.deepcopy(model)
 
 

@@ -99,7 +99,7 @@ def uses(need: Need, parameters: Collection[str]) -> Iterator[Use]:
             continue
         reads = {(r.weight, r.axis) for r in need.relations[op] if isinstance(r, Contract) and r.weight.is_known}
         for tensor in dict.fromkeys(t for t in op.ins if t is not None and t.is_known):
-            for origin in origins(tensor):
+            for origin in origins(tensor, parameters):
                 if origin.name not in parameters:
                     continue
                 shape = [int(d) for d in initializers[origin.name].const_value.shape.numpy()]  # type: ignore[union-attr]

@@ -1,15 +1,16 @@
-"""Which parameter a tensor of the graph comes from, and how its entries were moved on the way."""
+"""Which parameter a tensor of the graph comes from, and how its entries were moved (or scaled) on the way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxdam.analysis.forward import compute
 from onnxdam.analysis.tensor import Array, Tensor
+from onnxdam.rules.base import Op
 
 EXACT = 1 << 24  # positions up to here survive a conversion to single precision
 
@@ -34,10 +35,15 @@ def name_of(t: Tensor) -> str:
     return (t.value.name if t.value is not None else None) or t.name
 
 
-def origins(t: Tensor) -> list[Origin]:
-    """The initializers that a known tensor is put together from, where every number is that of one place in them."""
+def origins(t: Tensor, prefer: Collection[str] = ()) -> list[Origin]:
+    """The initializers that a known tensor is put together from, where every number is that of one place in them.
+
+    Args:
+        t: the tensor.
+        prefer: names of initializers to follow, where numbers are made of two: a weight rather than its scale.
+    """
     begins: dict[str, tuple[int, int]] = {}
-    codes = _codes(t, begins)
+    codes = _codes(t, begins, prefer)
     if codes is None:
         return []
     found = []
@@ -59,7 +65,7 @@ def sources(t: Tensor) -> list[Origin]:
     return found
 
 
-def _codes(t: Tensor, begins: dict[str, tuple[int, int]]) -> Array | None:
+def _codes(t: Tensor, begins: dict[str, tuple[int, int]], prefer: Collection[str]) -> Array | None:
     """A number for each entry that says where it comes from: positions, pushed through the operators themselves."""
     if not t.is_known:
         return None
@@ -69,23 +75,53 @@ def _codes(t: Tensor, begins: dict[str, tuple[int, int]]) -> Array | None:
         before = sum(size for _, size in begins.values())
         begin, _ = begins.setdefault(name_of(t), (before, t.content.size))
         return begin + np.arange(t.content.size).reshape(t.content.shape)
-    first: list[Array | None] = []
-    second: list[Array | None] = []
-    for x in t.maker.ins:
-        if x is None or not x.is_known:
-            return None
-        coded = _codes(x, begins) if x is t.maker.x or x.dtype is None or x.dtype.kind == "f" else None
-        first.append(x.content if coded is None else coded)
-        second.append(x.content if coded is None else 3 * coded + 7)
-    moved, again = (compute(t.maker, args) for args in (first, second))
+    if any(x is None or not x.is_known for x in t.maker.ins):
+        return None
+    ins = [x for x in t.maker.ins if x is not None]
+    codes = [
+        _codes(x, begins, prefer) if x is t.maker.x or x.dtype is None or x.dtype.kind == "f" else None for x in ins
+    ]
+    moved = _moved(t.maker, ins, codes)
+    if moved is not None:
+        return moved
+    liked = [range(begin, begin + size) for name, (begin, size) in begins.items() if name in prefer]
+    places = [i for i, code in enumerate(codes) if code is not None and code.shape == t.content.shape]
+    places.sort(key=lambda i: not any(int(codes[i].flat[0]) in these for these in liked))  # type: ignore[union-attr]
+    return next((codes[i] for i in places if _is_scaled(t, t.maker, ins, i)), None)
+
+
+def _moved(op: Op, ins: Sequence[Tensor], codes: Sequence[Array | None]) -> Array | None:
+    """The codes of the result, where all that the node does is to move numbers."""
+    first: list[Array | None] = [x.content if code is None else code for x, code in zip(ins, codes, strict=True)]
+    second: list[Array | None] = [
+        x.content if code is None else 3 * code + 7 for x, code in zip(ins, codes, strict=True)
+    ]
+    moved, again = compute(op, first), compute(op, second)
     if moved is None or again is None:
         return None
     with np.errstate(over="ignore"):  # ends of slices are as large as numbers get
         if not np.array_equal(3 * moved[0] + 7, again[0]):
-            return None  # more than a movement
+            return None
     if moved[0].dtype.kind == "f" and np.abs(again[0]).max(initial=0) >= EXACT:
         return None
     return moved[0].astype(np.int64, copy=False)
+
+
+def _is_scaled(t: Tensor, op: Op, ins: Sequence[Tensor], place: int) -> bool:
+    """Whether each number of a tensor is made of the one in the same place of an input, and zero of zero: weights that
+    are scaled, masked, quantised. Found by trying: half of the numbers, then the others, are set to zero."""
+    half = np.random.default_rng(0).random(t.content.shape) < 0.5
+    for zero in (half, ~half):
+        args: list[Array | None] = [x.content for x in ins]
+        args[place] = _without(ins[place].content, zero)
+        found = compute(op, args)
+        if found is None or not np.array_equal(found[0], _without(t.content, zero)):
+            return False
+    return True
+
+
+def _without(content: Array, zero: Array) -> Array:
+    return np.where(zero, np.zeros((), content.dtype), content)
 
 
 def along_parameter(t: Tensor, axis: int, shape: Sequence[int], places: Array) -> tuple[int, Array] | None:

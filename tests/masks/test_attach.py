@@ -95,17 +95,51 @@ def test_what_has_no_gate_is_said_with_the_reason():
         def __init__(self) -> None:
             super().__init__()
             self.words, self.parts, self.last = nn.Embedding(9, 8), nn.Linear(8, 33), nn.Linear(16, 4)
-            self.first = prune.l1_unstructured(nn.Linear(8, 8), "weight", 0.3)
+            self.first = nn.Linear(8, 8)
 
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            one, a, b = self.parts(self.first(self.words(ids)).relu()).split([1, 16, 16], -1)
+            weight = self.first.weight - self.first.weight.mean(1, keepdim=True)
+            one, a, b = self.parts((self.words(ids) @ weight.mT).relu()).split([1, 16, 16], -1)
             return self.last(one * a * b)
 
     gates = attach(Parts(), torch.randint(0, 9, (2, 3)))
-    assert gates.kept() == {"first": (8, 8), "parts": (16, 16)}  # of "parts", what can leave has a gate
+    assert gates.kept() == {"into parts": (8, 8), "parts": (16, 16)}  # of "parts", what can leave has a gate
     assert set(gates.skipped) == {"words", "last"}
     assert gates.skipped["words"].endswith(": multiplied by weights that are computed from parameters")
     assert gates.skipped["last"] == "a graph output"
+
+
+class Scaled(nn.Linear):
+    """Equalised learning rates: what is multiplied is the weight times a constant."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight * self.in_features**-0.5, self.bias)
+
+
+class Rounded(nn.Linear):
+    """Training for 8-bit weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = torch.fake_quantize_per_tensor_affine(self.weight, 0.01, 0, -128, 127)
+        return nn.functional.linear(x, weight, self.bias)
+
+
+def pruned(n: int, m: int) -> nn.Module:
+    return prune.l1_unstructured(nn.Linear(n, m), "weight", 0.3)
+
+
+@pytest.mark.parametrize("layer", [Scaled, Rounded, pruned])
+def test_weights_whose_entries_are_scaled_rounded_or_masked_one_by_one(tmp_path, layer):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(layer(8, 16), nn.ReLU(), layer(16, 12), nn.ReLU(), layer(12, 3)), torch.randn(4, 8)
+    gates = attach(model, x)
+    assert gates.kept() == {"0": (16, 16), "2": (12, 12)}
+    for gate in gates.all:
+        gate.harden(torch.arange(gate.n) % 2 == 0)
+    y = model.eval()(x).detach().numpy()
+    slim, _ = onnxdam.slim(onnx.load(export(model, gates, x, tmp_path / "m.onnx")), align="none")
+    assert [list(i.dims) for i in slim.graph.initializer if len(i.dims) > 1] == [[8, 8], [6, 8], [3, 6]]
+    assert np.abs(run(slim.SerializeToString(), x) - y).max() < 1e-6
 
 
 def test_zeros_that_training_will_fill_are_no_reason():
