@@ -23,7 +23,7 @@ from torch import nn
 
 from onnxdam.errors import InputError
 from onnxdam.masks.bernoulli import DiffPrune, HardConcrete
-from onnxdam.masks.computed import copy_of, folded, is_computed, names_of, plain, uncover
+from onnxdam.masks.computed import copy_of, folded, is_computed, names_of, plain, uncover, unhooked
 from onnxdam.masks.cost import Cost
 from onnxdam.masks.dam import DAM
 from onnxdam.masks.example import Example, Inputs, among_tensors, evaluating
@@ -325,6 +325,7 @@ def baked_copy(model: nn.Module) -> nn.Module:
         if isinstance(hook, _Draw):
             del twin._forward_pre_hooks[key]
     take_off(twin, masked=True)
+    unhooked(twin)
     for path, gate in list(gates_of(twin)):
         if not gate.hardened:
             gate.harden()

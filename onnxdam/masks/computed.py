@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -62,6 +63,16 @@ def folded(model: nn.Module) -> nn.Module:
     for module, key, hook in list(_hooks(model)):
         hook.remove(module)
         del module._forward_pre_hooks[key]
+    return model
+
+
+def unhooked(model: nn.Module) -> nn.Module:
+    """Weights under `nn.utils.prune` become plain ones, in place."""
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, BasePruningMethod):
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
     return model
 
 

@@ -204,7 +204,10 @@ def _resize(module: nn.Module, values: Mapping[str, Tensor], kept: Mapping[str, 
     if fit is None and type(module).__module__.startswith("torch.nn"):
         raise UnsupportedError(f"narrow: {path} is a {type(module).__name__}, whose sizes cannot be changed")
     if fit is not None:
-        fit(module, values, kept)
+        try:
+            fit(module, values, kept)
+        except KeyError as error:
+            raise UnsupportedError(f"narrow: {path} ({type(module).__name__}) has no parameter {error}") from error
     for name, value in values.items():
         if name in module._parameters:
             module._parameters[name] = nn.Parameter(value.clone(), module._parameters[name].requires_grad)

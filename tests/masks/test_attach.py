@@ -112,8 +112,12 @@ def test_what_has_no_gate_is_said_with_the_reason():
 class Scaled(nn.Linear):
     """Equalised learning rates: what is multiplied is the weight times a constant."""
 
+    def __init__(self, n: int, m: int) -> None:
+        super().__init__(n, m)
+        self.gain = n**-0.5
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(x, self.weight * self.in_features**-0.5, self.bias)
+        return nn.functional.linear(x, self.weight * self.gain, self.bias)
 
 
 class Rounded(nn.Linear):
@@ -140,6 +144,8 @@ def test_weights_whose_entries_are_scaled_rounded_or_masked_one_by_one(tmp_path,
     slim, _ = onnxdam.slim(onnx.load(export(model, gates, x, tmp_path / "m.onnx")), align="none")
     assert [list(i.dims) for i in slim.graph.initializer if len(i.dims) > 1] == [[8, 8], [6, 8], [3, 6]]
     assert np.abs(run(slim.SerializeToString(), x) - y).max() < 1e-6
+    narrowed = narrow(model, parameter_plan(model, x), x)
+    assert [narrowed[i].weight.shape for i in (0, 2, 4)] == [(8, 8), (6, 8), (3, 6)]
 
 
 def test_zeros_that_training_will_fill_are_no_reason():
