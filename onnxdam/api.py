@@ -143,9 +143,9 @@ def explain(model: Model, where: str, **options: object) -> list[Step]:
     chosen = read_options(options)
     need, _ = decide(working_copy(model, io.load(model, strict=chosen.strict), chosen.threshold), chosen, "")
     tensor, axis, index = _locate(need.network, where)
-    if axis is None:
-        return list(Reasons(need).whole(tensor))
-    return list(Reasons(need).chain(axis, _pick(need, tensor, axis) if index is None else index))
+    reasons = Reasons(need)
+    steps = [] if axis is None else list(reasons.chain(axis, _pick(need, tensor, axis) if index is None else index))
+    return steps or (list(reasons.whole(tensor)) if axis is None or axis.n == 1 else [])
 
 
 def read_options(options: dict[str, object]) -> Options:

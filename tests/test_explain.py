@@ -31,6 +31,16 @@ def test_single_numbers() -> None:
     assert said(SCALARS, "q") == said(SCALARS, "u") == []
 
 
+def test_axes_of_one_slot() -> None:
+    model = parsed(
+        "g (float[N, 4] x) => (float[N, 2] y) { h = ReduceMean <axes = [1]> (x)  r = Relu(h)  y = Mul(r, w) }",
+        w=normal(2),
+    )
+    behind = ["r stays: read as a whole [Mul Mul(y)]", "y:1:0 stays: a graph output"]
+    assert said(model, "r:1:0") == behind
+    assert said(model, "h") == ["h stays: read as a whole [Relu Relu(r)]", *behind]
+
+
 def test_unknown_rank() -> None:
     model = parsed("g (float[N, 4] x, int64[K] k) => (float[N] y) { h = Reshape(x, k)  y = Relu(h) }")
     model.graph.output[0].type.tensor_type.ClearField("shape")

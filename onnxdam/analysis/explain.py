@@ -82,7 +82,7 @@ class Reasons:
             axis, slot = event.source, cause
 
     def whole(self, tensor: Tensor) -> Iterator[Step]:
-        """From a tensor without axes, or of unknown rank, to the output or operator that it is needed for."""
+        """From a tensor without axes to speak of, or of unknown rank, to the output or operator that it is needed for."""
         seen = {tensor}
         while True:
             if tensor in self.need.network.outputs:
@@ -97,9 +97,9 @@ class Reasons:
                 return
             tensor = after[0]
             seen.add(tensor)
-            if tensor.rank and not tensor.opaque:
-                axis = max(tensor.axes, key=lambda a: a.n)
-                yield from self.chain(axis, int(self.need.kept(axis).argmax()))
+            widest = max(tensor.axes, key=lambda a: a.n, default=None)
+            if widest is not None and widest.n > 1:
+                yield from self.chain(widest, int(self.need.kept(widest).argmax()))
                 return
 
     def asks(self, axis: Axis, slot: int) -> Step | None:

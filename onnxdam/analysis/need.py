@@ -216,25 +216,26 @@ class Need:
         for index, tensor in self._waiting.get(op, ()):
             if tensor in self.alive:
                 continue
-            if self._matters(op, tensor):
+            if self._matters(op, index, tensor):
                 self.revive(tensor)
             else:
                 left.append((index, tensor))
         self._waiting[op] = left
         for _, tensor in left:
-            for axis in tensor.axes:
+            for axis in (*tensor.axes, *op.y.axes):
                 if axis.n:
                     self._waits_on.setdefault(axis.root, {})[op] = None
 
-    def _matters(self, op: Op, tensor: Tensor) -> bool:
+    def _matters(self, op: Op, index: int, tensor: Tensor) -> bool:
         if tensor.opaque or tensor in op.outs or op.y.opaque:
             return True
         if op.rule.operands == "pieces":
             joint = op.rule.axis(op)
             if not isinstance(tensor.shape[joint], int):
                 return True
-            if op.y.axes[joint].n > 1:
-                return bool(self.kept(tensor.axes[joint]).any())
+            if op.y.axes[joint].n > 1:  # what the result keeps of it; more of it may stay with others of its kind
+                start = sum(t.axes[joint].n for i, t in op.rule.pieces(op) if i < index)
+                return bool(self.kept(op.y.axes[joint])[start : start + tensor.axes[joint].n].any())
             return all(self.kept(a).any() for a in tensor.axes if a.n > 1)
         if op.rule.operands == "all":
             return not self.is_zero(tensor)

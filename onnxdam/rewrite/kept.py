@@ -42,13 +42,6 @@ class Kept:
             return self._narrowed[t]
         return not t.opaque and t.axes[axis].n > 1 and self.count(t, axis) < t.axes[axis].n
 
-    def is_empty(self, t: Tensor, axis: int) -> bool:
-        """Whether nothing of the axis stays."""
-        if t.opaque:
-            return False
-        a = t.axes[axis]
-        return not self.need.kept(a).any() if a.n > 1 or self.need.is_watched(a) else False
-
     def shape(self, t: Tensor) -> tuple[Size, ...]:
         """The extents that remain."""
         sizes: list[Size] = []

@@ -149,11 +149,11 @@ def require_change(need: Need, manifest: Manifest) -> None:
 
 def _reader(reasons: Reasons, t: Tensor) -> str:
     """Who asks for the features of an input, for one of them."""
-    for axis in [*t.axes[1:], *t.axes[:1]]:
-        step = reasons.asks(axis, 0) if axis.n > 1 else None
-        if step is not None:
-            return step.reason + (f" ({step.operator} {step.node})" if step.node else "")
-    return "has no axis of known extent"
+    asked = (reasons.asks(axis, 0) for axis in [*t.axes[1:], *t.axes[:1]] if axis.n > 1)
+    step = next((step for step in asked if step is not None), None) or next(reasons.whole(t), None)
+    if step is None:
+        return "has no axis of known extent"
+    return step.reason + (f" ({step.operator} {step.node})" if step.node else "")
 
 
 # -- the graph ---------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Slim(Kept):
                 op.rule.rewrite(op, self)
                 self._scale(op)
                 self._slice_weights(op)
-        for op in self.network.ops:
+        for op in self.need.running:  # others stay as they are, or not at all
             for tensor in op.outs:
                 self.write_shape(tensor)
         still = (op for op in self.network.ops if op not in self.need.running)
@@ -99,8 +99,11 @@ class Slim(Kept):
         return self.model
 
     def _is_spoilt(self, t: Tensor) -> bool:
-        """Whether a tensor is not what it was: narrower, or an input that leaves."""
-        return self.narrowed(t) if t in self.need.alive else self.need.inputs and t in self.network.inputs
+        """Whether a tensor is not what it was: narrower, be it as what a node that runs makes besides, or an input that
+        leaves."""
+        if t in self.need.alive or t.maker in self.need.running:
+            return self.narrowed(t)
+        return self.need.inputs and t in self.network.inputs
 
     def _restore_names(self) -> None:
         """Rewritten weights take the names of the originals that are gone."""

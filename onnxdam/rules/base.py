@@ -277,6 +277,10 @@ class Rule:
         """The axis that a node works along, where it has one (the one that pieces are joined on)."""
         raise NotImplementedError(op.kind)
 
+    def pieces(self, op: Op) -> list[tuple[int, Tensor]]:
+        """Of a node that joins tensors: which inputs those are, in order."""
+        return [(i, t) for i, t in enumerate(op.ins) if t is not None]
+
     def evaluate(self, op: Op, *arrays: Array) -> Array | None:
         """The first output from the content of the inputs, where that is a plain view or cheap; None: the ONNX
         reference implementation computes it."""

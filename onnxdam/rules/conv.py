@@ -138,7 +138,10 @@ class Conv(Rule):
 
     def constants(self, op: Op) -> None:
         w, bias = op.tensor(1), self.bias(op)
-        if w is None or bias is None or not w.is_known or op.y.opaque or op.x.opaque:
+        if w is None or bias is None or w.opaque or op.y.opaque or op.x.opaque:
+            return
+        if not w.is_known:
+            self._zero_outputs(op, w, bias)
             return
         if op.x.axes[1].n != w.shape[0 if self.transposed else 1] * (1 if self.transposed else self.group(op)):
             return  # the channels are not known to be as many
@@ -146,6 +149,14 @@ class Conv(Rule):
         found = self._constant_outputs(op, w.content, live, values, bias)
         if found is not None:
             op.y.set_const(1, found.mask, found.value)
+
+    def _zero_outputs(self, op: Op, w: Tensor, bias: Array | float) -> None:
+        """Channels that a weight computed at run time makes of nothing are their bias."""
+        if self.transposed and self.group(op) > 1:
+            return
+        zeros = w.zeros(1 if self.transposed else 0) if w.any_const else None
+        if zeros is not None and len(zeros) == op.y.axes[1].n:
+            op.y.set_const(1, zeros, np.zeros(len(zeros)) + np.asarray(bias, np.float64))
 
     def _constant_outputs(self, op: Op, w: Array, live: Mask, values: Array, bias: Array | float) -> Const | None:
         group = self.group(op)

@@ -307,6 +307,9 @@ class Copy(Elementwise):
 class Choice(Elementwise):
     """Where: slots for which a known condition chooses are those of the operand that it chooses."""
 
+    def _bound(self, op: Op, y: Tensor) -> None:
+        y.lower = min(lower_bound(t) for t in self.sources(op)[1:])
+
     def constants(self, op: Op) -> None:
         super().constants(op)
         sources, y = self.sources(op), op.y
@@ -348,6 +351,31 @@ class Division(Elementwise):
                     self._constants_along(op, op.y, i, self.sources(op))
 
 
+class Extreme(Elementwise):
+    """Max and Min: so are lower bounds."""
+
+    def __init__(self, function: Callable[[Array, Array], Any], bound: Callable[[Iterable[float]], float]) -> None:
+        super().__init__(_fold(function))
+        self.bound = bound
+
+    def _bound(self, op: Op, y: Tensor) -> None:
+        y.lower = self.bound(lower_bound(t) for t in self.sources(op))
+
+
+class Conversion(Elementwise):
+    """Cast: rounding keeps the order, so a lower bound is rounded; whole numbers may wrap where there are fewer."""
+
+    def _bound(self, op: Op, y: Tensor) -> None:
+        low, source, to = lower_bound(op.x), op.x.dtype, y.dtype
+        if source is None or to is None or not math.isfinite(low):
+            return
+        if to.kind == "f":
+            with np.errstate(over="ignore"):
+                y.lower = float(np.float64(low).astype(to))
+        elif low >= 0 and (to.kind not in "iu" or (source.kind in "biu" and np.can_cast(source, to))):
+            y.lower = low if to.kind in "iu" else 0.0
+
+
 class Power(Elementwise):
     """Pow: even powers are never negative."""
 
@@ -368,7 +396,7 @@ def lower_bound(t: Tensor) -> float:
     """A number that no element is below."""
     if t.is_known and t.content.dtype.kind in "iuf" and t.content.size:
         return float(t.content.min()) if t.content.size <= 65536 else -math.inf
-    return t.lower
+    return max(t.lower, 0.0) if t.dtype is not None and t.dtype.kind in "bu" else t.lower
 
 
 def _gelu(op: Op, x: Array) -> Array:
@@ -492,7 +520,7 @@ TABLE: dict[tuple[str, str], Rule] = {
     ),
     ("com.microsoft", "BiasGelu"): Elementwise(lambda op, x, b: 0.5 * (x + b) * (1 + _erf((x + b) / math.sqrt(2)))),
     # types
-    ("", "Cast"): Elementwise(_cast, homogeneous=True),
+    ("", "Cast"): Conversion(_cast, homogeneous=True),
     ("", "CastLike"): Parametric(_cast),
     # arithmetic
     ("", "Abs"): _unary(np.abs, lower=0.0, homogeneous=True),
@@ -532,8 +560,8 @@ TABLE: dict[tuple[str, str], Rule] = {
     ("", "Mod"): Elementwise(_mod),
     ("", "Sum"): Addition(_fold(np.add)),
     ("", "Mean"): Elementwise(lambda op, *values: _fold(np.add)(op, *values) / len(values)),
-    ("", "Min"): Elementwise(_fold(np.minimum)),
-    ("", "Max"): Elementwise(_fold(np.maximum)),
+    ("", "Min"): Extreme(np.minimum, min),
+    ("", "Max"): Extreme(np.maximum, max),
     # logic; booleans are carried as 0 and 1
     ("", "And"): Elementwise(lambda op, a, b: (a != 0) & (b != 0), absorbing=True),
     ("", "Or"): Elementwise(lambda op, a, b: (a != 0) | (b != 0)),

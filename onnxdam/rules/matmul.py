@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnxdam.analysis.tensor import Array, Sym, Tensor
+from onnxdam.analysis.tensor import Array, Const, Sym, Tensor
 from onnxdam.rules import contract
 from onnxdam.rules.base import Contract, Op, Pinned, Relation, Rule, pin_all, same
-from onnxdam.rules.elementwise import aligned, broadcast_size
+from onnxdam.rules.elementwise import aligned, broadcast_size, operand_const
 from onnxdam.rules.quantize import add_to_integers, integer_bias
 
 if TYPE_CHECKING:
@@ -235,26 +235,27 @@ class Gemm(Rule):
         return "bias" if fits and op.attr("beta", 1.0) != 0 else "carrier"
 
     def constants(self, op: Op) -> None:
-        b, c = op.tensor(1), op.tensor(2)
-        if b is None or not b.is_known or op.x.opaque or op.y.opaque:
+        a, b, c, y = op.x, op.tensor(1), op.tensor(2), op.y
+        if b is None or a.opaque or b.opaque or y.opaque or (c is not None and c.opaque):
             return
         ka, kb = self._contracted(op)
-        live, values = contract.live_slots(op.x, ka)
-        bias = self._bias(op, c)
-        if bias is not None:
-            weight = b.content if kb == 1 else b.content.T
-            found = contract.constant_rows(weight, live, values * op.attr("alpha", 1.0), bias)
-            if found is not None:
-                op.y.set_const(1, found.mask, found.value)
+        for i, found in ((0, self._product(b, kb, a, ka)), (1, self._product(a, ka, b, kb))):
+            if found is None or len(found.mask) != y.axes[i].n:
+                continue
+            mask, value = found.mask, found.value * op.attr("alpha", 1.0)
+            if c is not None:
+                decided, bias = operand_const(c, aligned(c, y, i), len(mask))
+                mask, value = mask & decided, value + bias * op.attr("beta", 1.0)
+            y.set_const(i, mask, value)
 
     @staticmethod
-    def _bias(op: Op, c: Tensor | None) -> Array | float | None:
-        """beta * c where it is the same in every row, 0 where there is no c, else None."""
-        if c is None:
-            return 0.0
-        if not c.is_known or (c.rank == 2 and c.shape[0] != 1) or c.content.size not in (1, op.y.shape[1]):
-            return None
-        return c.content.reshape(-1).astype(np.float64) * float(op.attr("beta", 1.0))
+    def _product(x: Tensor, kx: int, weight: Tensor, kw: int) -> Const | None:
+        """Which rows of a factor have a constant product with the other, whatever varies there."""
+        if weight.is_known:
+            live, values = contract.live_slots(x, kx)
+            return contract.constant_rows(weight.content if kw == 1 else weight.content.T, live, values, 0.0)
+        zeros = weight.zeros(1 - kw) if weight.any_const else None
+        return None if zeros is None else Const(zeros, np.zeros(len(zeros)))
 
     def scaled_by(self, op: Op, axis: int, *, positive: bool) -> dict[int, int] | None:
         c = op.tensor(2)

@@ -193,19 +193,25 @@ class Concat(Rule):
     def rewrite(self, op: Op, slim: Slim) -> None:
         if op.y.opaque or any(t is not None and t.opaque for t in op.ins):
             return
-        axis, offset = self.axis(op), 0
+        axis = self.axis(op)
         if any(t is not None and not isinstance(t.shape[axis], int) for t in op.ins):
             return
-        gone = []
-        for i, t in enumerate(op.ins):
-            n = t.axes[axis].n if t is not None else 0
-            if op.y.axes[axis].n > 1 and not slim.need.kept(op.y.axes[axis])[offset : offset + n].any():
-                gone.append(i)
-            offset += n
+        gone = unread_pieces(op, axis, slim)
         if gone:
             slim.drop_inputs(op, gone)
             if len(op.ins) == 1:
                 slim.skip(op, 0)
+
+
+def unread_pieces(op: Op, axis: int, slim: Slim) -> list[int]:
+    """The inputs of an operator that joins tensors of which the result keeps nothing."""
+    gone, offset = [], 0
+    for i, t in op.rule.pieces(op):
+        n = t.axes[axis].n
+        if op.y.axes[axis].n > 1 and not slim.need.kept(op.y.axes[axis])[offset : offset + n].any():
+            gone.append(i)
+        offset += n
+    return gone
 
 
 class Split(Rule):

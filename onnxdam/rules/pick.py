@@ -41,9 +41,14 @@ class Slice(Rule):
 
     @staticmethod
     def _plan(op: Op) -> dict[int, slice | None] | None:
-        """Axis -> slice; None for an axis whose bounds are not known; None altogether where the axes are not."""
+        """Axis -> slice; None for an axis whose bounds are not known; None altogether where the axes are not.
+
+        Where bounds of one axis are computed at run time, those of another can be read, but not written: it counts only
+        where all of it is taken.
+        """
         x = op.x
-        starts, ends = op.ints(1, "starts"), op.ints(2, "ends")
+        starts, ends = _numbers(op, 1, "starts"), _numbers(op, 2, "ends")
+        written = op.ints(1, "starts") is not None and op.ints(2, "ends") is not None
         bounds = op.node.attributes.get("starts") is not None or op.version < 10
         count = len(starts) if starts is not None else op.length(1)
         axes = op.ints(3, "axes") if (bounds and "axes" in op.node.attributes) or op.has(3) else None
@@ -60,12 +65,12 @@ class Slice(Rule):
             if starts is None or ends is None or steps is None:
                 plan[axis] = None
                 continue
-            size = x.shape[axis]
-            if isinstance(size, int):
-                lower, upper = (starts[t], ends[t])
-                plan[axis] = _clamped(lower, upper, steps[t], size)
-            else:
-                plan[axis] = None
+            size, lower, upper = x.shape[axis], starts[t], ends[t]
+            plan[axis] = None
+            if isinstance(size, int) and lower is not None and upper is not None:
+                cut = _clamped(lower, upper, steps[t], size)
+                if written or range(size)[cut] == range(size):
+                    plan[axis] = cut
         return plan
 
     def moves(self, op: Op, source: Array) -> Array | None:
@@ -192,7 +197,7 @@ class Slice(Rule):
         for index in (1, 2):
             old = op.known(index)
             if old is None:
-                raise NotImplementedError("bounds partly computed at run time")  # excluded: such axes are pinned
+                continue  # then all is taken of the axes that are not pinned
             new = old.copy()
             for t, axis in enumerate(plan):
                 if axis in bounds:
@@ -200,6 +205,14 @@ class Slice(Rule):
                 elif plan[axis] is not None:
                     new[t] = (0, np.iinfo(old.dtype).max)[index - 1]
             slim.set_sliced(op, index, new)
+
+
+def _numbers(op: Op, index: int, name: str) -> tuple[int | None, ...] | None:
+    """Bounds, None for one that is not known; None altogether where not even their number is."""
+    known, entries = op.ints(index, name), op.entries_of(index)
+    if known is not None or entries is None:
+        return known
+    return tuple(int(e) if isinstance(e, int | np.integer) else None for e in entries.reshape(-1))
 
 
 def _clamped(start: int, end: int, step: int, size: int) -> slice:

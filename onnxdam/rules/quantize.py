@@ -25,6 +25,7 @@ from onnxdam.analysis.infer import infer_node
 from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
 from onnxdam.rules.base import Op, Pinned, Product, Relation, Rule, Same, adopt_shape, pin_all, same, same_axes
 from onnxdam.rules.elementwise import Elementwise
+from onnxdam.rules.movement import unread_pieces
 
 if TYPE_CHECKING:
     from onnxdam.rewrite.slim import Slim
@@ -466,8 +467,7 @@ class QLinearConcat(Rule):
 
     operands = "pieces"
 
-    @staticmethod
-    def pieces(op: Op) -> list[tuple[int, Tensor]]:
+    def pieces(self, op: Op) -> list[tuple[int, Tensor]]:
         return [(i, t) for i in range(2, len(op.ins), 3) if (t := op.tensor(i)) is not None]
 
     def axis(self, op: Op) -> int:
@@ -521,8 +521,7 @@ class QLinearConcat(Rule):
     def rewrite(self, op: Op, slim: Slim) -> None:
         if op.y.opaque:
             return
-        axis = self.axis(op)
-        gone = [i for i, t in self.pieces(op) if slim.is_empty(t, axis)]
+        gone = unread_pieces(op, self.axis(op), slim)
         if gone:
             slim.drop_inputs(op, [i + k for i in gone for k in range(3)])
 

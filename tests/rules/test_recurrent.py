@@ -10,7 +10,9 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
+import onnxdam
 from tests.handmade.toolkit import Trap, s_
+from tests.models import parsed
 from tests.property.builder import Case
 from tests.property.properties import check_slim
 from tests.property.subject import slim
@@ -253,6 +255,40 @@ def test_surroundings(trap: Trap) -> None:
 
 # -- everything at once ------------------------------------------------------------------------------------------------
 NAMES = ("Tanh", "Relu", "Sigmoid", "Softsign", "LeakyRelu", "HardSigmoid", "Elu", "ScaledTanh", "Affine")
+
+
+def dead_units(units: list[int], inputs: int, hidden: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Weights of an LSTM in both directions of which these units do nothing."""
+    stay = np.ones((4, hidden), bool)
+    stay[:, units] = False
+    mask = np.tile(stay.reshape(1, -1), (2, 2))
+    found = [rng.normal(size=(2, 4 * hidden, n)).astype(np.float32) for n in (inputs, hidden)]
+    bias = rng.normal(size=(2, 8 * hidden)).astype(np.float32)
+    return [w * mask[:, : 4 * hidden, None] for w in found] + [bias * mask]
+
+
+def test_the_last_states_of_stacked_layers() -> None:
+    """Torch joins the states of all layers, and picks those of the last one: dead units leave layer by layer."""
+    rng = np.random.default_rng(0)
+    names = ["W0", "R0", "B0", "W1", "R1", "B1"]
+    arrays = dict(zip(names, dead_units([0, 1], 5, 8, rng) + dead_units([1, 2, 3], 16, 8, rng), strict=True))
+    arrays |= {"s": np.array([0, 0, 16]), "m2": np.array(-2), "m1": np.array(-1)}
+    arrays["V"] = rng.normal(size=(16, 3)).astype(np.float32)
+    cell = 'LSTM<hidden_size = 8, direction = "bidirectional">'
+    model = parsed(
+        f"""g (float[T,N,5] x) => (float[N,3] y) {{
+        y0, h0 = {cell}(x, W0, R0, B0)  t = Transpose<perm = [0, 2, 1, 3]>(y0)  r = Reshape(t, s)
+        y1, h1 = {cell}(r, W1, R1, B1)  h = Concat<axis = 0>(h0, h1)
+        p = Gather<axis = 0>(h, m2)  q = Gather<axis = 0>(h, m1)  c = Concat<axis = 1>(p, q)  y = MatMul(c, V) }}""",
+        **arrays,
+    )
+    small, plan = onnxdam.slim(model, align="none")
+    assert {t.name: tuple(t.dims) for t in small.graph.initializer if t.name in ("R0", "R1", "V")} == {
+        "R0": (2, 24, 6),
+        "R1": (2, 20, 5),
+        "V": (10, 3),
+    }
+    assert onnxdam.verify(model, small, plan=plan).passed
 
 
 class Draw:
