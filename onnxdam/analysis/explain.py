@@ -82,7 +82,7 @@ class Reasons:
             axis, slot = event.source, cause
 
     def whole(self, tensor: Tensor) -> Iterator[Step]:
-        """From a tensor without axes to speak of, or of unknown rank, to the output or operator that it is needed for."""
+        """From a tensor without axes to speak of, or of unknown rank, to the output or operator that needs it."""
         seen = {tensor}
         while True:
             if tensor in self.need.network.outputs:

@@ -107,9 +107,11 @@ class Need:
             mask = self._kept[root] = np.zeros(root.n, bool)
         return mask
 
-    def is_watched(self, axis: Axis) -> bool:
-        """Whether a relation speaks of the slots of the axis, be it a single one."""
-        return axis.root in self._watch
+    def reads(self, r: Contract | Blocks, slots: Mask) -> Mask:
+        """Which of some slots of x what stays of the weight reads with something other than zero."""
+        if not slots.any() or (isinstance(r, Contract) and not r.weight.is_known):
+            return slots
+        return (self._block_reads(r) if isinstance(r, Blocks) else self._contract_reads(r))(slots)
 
     # -- setting up ------------------------------------------------------------------------------------------------
     def _relate(self) -> None:

@@ -165,7 +165,7 @@ def attach(
     Raises:
         InputError: the network cannot be exported, nothing can be gated, or an option does not fit.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"attach: method {method!r} is none of {', '.join(METHODS)}")
     _check(model)
     if has_masks(model):
@@ -243,9 +243,15 @@ def find_groups(model: nn.Module, example_inputs: Inputs | Example, *, inputs: b
     exported = export_in_memory(twin, Example.of(example_inputs))
     forget_zeros(exported, [name for name, value in twin.named_parameters() if value.requires_grad])
     try:
-        return Graph(exported, names_of(model), inputs=inputs)
+        graph = Graph(exported, names_of(model), inputs=inputs)
     except Exception as error:  # the exporter writes what ONNX does not know: recurrent cells with projections
         raise InputError(f"the graph that torch's exporter makes cannot be analysed: {one_line(error)}") from error
+    values = dict(twin.named_parameters(remove_duplicate=False))
+    read = {values[name] for name in graph.read() if name in values}
+    for name, value in values.items():
+        if value not in read:  # by none of its names
+            graph.say(name, "it does not run in evaluation")
+    return graph
 
 
 def export_in_memory(model: nn.Module, example: Example) -> ir.Model:
@@ -254,7 +260,7 @@ def export_in_memory(model: nn.Module, example: Example) -> ir.Model:
     A batch is cut to one sample where the network allows: sizes that mix batch and channels are then plain.
     """
     with evaluating(model):
-        _try(model, example)
+        try_out(model, example)
         one = example.single(model)
         try:
             program = _program(model, one)
@@ -310,7 +316,8 @@ def not_exported(model: nn.Module, example: Example, error: Exception) -> str:
 
 
 @torch.no_grad()
-def _try(model: nn.Module, example: Example) -> None:
+def try_out(model: nn.Module, example: Example) -> None:
+    """Raises InputError, with the module that is in the way, unless the network runs."""
     try:
         example.run(model)
     except Exception as error:  # whatever the network's code raises
@@ -320,6 +327,8 @@ def _try(model: nn.Module, example: Example) -> None:
 
 def baked_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose gates are constants: baked into weights, or hardened where they stand."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the network is a torch.nn.Module, not {type(model).__name__}")
     twin = folded(copy_of(model).eval())
     for key, hook in list(twin._forward_pre_hooks.items()):
         if isinstance(hook, _Draw):
@@ -336,7 +345,7 @@ def baked_copy(model: nn.Module) -> nn.Module:
 
 
 def _chooser(graph: Graph, include: str | Sequence[str], exclude: str | Sequence[str]) -> Callable[[Group], bool]:
-    include, exclude = ([globs] if isinstance(globs, str) else list(globs) for globs in (include, exclude))
+    include, exclude = _globs("include", include), _globs("exclude", exclude)
     names = [group.name for group in graph.groups]
     for pattern in (*include, *exclude):
         if not fnmatch.filter(names, pattern) and names:
@@ -348,6 +357,13 @@ def _chooser(graph: Graph, include: str | Sequence[str], exclude: str | Sequence
         )
 
     return chosen
+
+
+def _globs(name: str, given: str | Sequence[str]) -> list[str]:
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, Sequence) or not all(isinstance(one, str) for one in found):
+        raise InputError(f"attach: {name}: a glob on names of modules, or several, not {given!r}")
+    return list(found)
 
 
 def _reasons(graph: Graph) -> str:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxdam.analysis.tensor import Sym, Tensor
-from onnxdam.masks.origin import name_of, sources
+from onnxdam.analysis.tensor import Array, Sym, Tensor
+from onnxdam.masks.origin import name_of, origins
 from onnxdam.rules.macs import macs
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Cost:
     def __init__(self, graph: Graph) -> None:
         self.dense = [group.n for group in graph.groups]
         self._macs: list[tuple[Any, dict[str, list[Width]]]] = []
-        self._weights: list[list[Width]] = []
-        seen: set[str] = set()
+        self._weights: list[tuple[float, list[Width]]] = []
+        weights = _Weights()
         for op in graph.network.active():
             if op not in graph.need.running:
                 continue
@@ -55,19 +56,16 @@ class Cost:
             if macs(node, {name: tuple(w.at(self.dense) for w in axes) for name, axes in widths.items()}):
                 self._macs.append((node, widths))
             for t in op.ins:
-                if t is None or t.dtype is None or t.dtype.kind != "f":
-                    continue
-                names = {origin.name for origin in sources(t)}
-                if names - seen:
-                    seen |= names
-                    self._weights.append(widths[name_of(t)])
+                if t is not None and t.is_known and t.dtype is not None and t.dtype.kind == "f":
+                    weights.count(t, widths[name_of(t)])
+        self._weights = weights.shares()
 
     def at(self, kind: str, counts: Sequence[Any]) -> Any:
         """The cost of a kind; `counts` may be numbers or scalars with gradients, one per gate."""
         if kind == "channels":
             return sum(counts)
         if kind == "parameters":
-            return sum(product(w.at(counts) for w in axes) for axes in self._weights)
+            return sum(share * product(w.at(counts) for w in axes) for share, axes in self._weights)
         total: Any = 0
         for node, widths in self._macs:
             total = total + macs(node, {name: tuple(w.at(counts) for w in axes) for name, axes in widths.items()})
@@ -87,6 +85,32 @@ class Cost:
     def ratio(self, kind: str, counts: Sequence[Any]) -> Any:
         """The cost relative to that of the graph with every gate open."""
         return self.at(kind, counts) / self.at(kind, self.dense)
+
+
+class _Weights:
+    """Counts every number of the initializers once, as part of the first tensor that shows it."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Array] = {}
+        self._parts: list[tuple[str, float, list[Width]]] = []
+
+    def count(self, t: Tensor, widths: list[Width]) -> None:
+        for origin in origins(t):
+            seen = self._seen.setdefault(origin.name, np.zeros(origin.size, bool))
+            mine = origin.places[origin.places >= 0]
+            before = int(seen.sum())
+            seen[mine] = True
+            if new := int(seen.sum()) - before:
+                self._parts.append((origin.name, new / max(origin.places.size, 1), widths))
+
+    def shares(self) -> list[tuple[float, list[Width]]]:
+        """What is counted, in shares of tensors; numbers that are never looked at (positions beyond the example's)
+        leave like the others of their initializer."""
+        return [
+            (share * seen.size / seen.sum(), axes)
+            for name, share, axes in self._parts
+            if (seen := self._seen[name]).any()
+        ]
 
 
 def extent(graph: Graph, tensor: Tensor, axis: int) -> Width:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from onnxdam.errors import InputError
 from onnxdam.masks.gate import Gate
+from onnxdam.masks.schedule import is_number
 
 SPAN = 5.0  # mu runs over [0, 5): tanh is 1 to four digits at its end
 
@@ -73,9 +74,11 @@ class DAM(Gate):
             raise InputError(f"DAM: order {order!r} is none of {', '.join(ORDERS)}")
         if function not in FUNCTIONS:
             raise InputError(f"DAM: function {function!r} is none of {', '.join(FUNCTIONS)}")
+        if beta is not None and not is_number(beta):
+            raise InputError(f"DAM: beta is a number, not {beta!r}")
         self.function = function
         self.floor = floor
-        self.beta = nn.Parameter(torch.tensor((1.0 if function == "tanh" else 0.1) if beta is None else beta))
+        self.beta = nn.Parameter(torch.tensor((1.0 if function == "tanh" else 0.1) if beta is None else float(beta)))
         self.order = order
         self.register_buffer("mu", SPAN * torch.arange(n) / n)
         self.register_buffer("saliency", torch.zeros(n))

@@ -43,8 +43,8 @@ class Example:
         if isinstance(inputs, Example):
             return inputs
         if isinstance(inputs, Tensor):
-            return cls((inputs,), {})
-        if isinstance(inputs, Mapping):
+            found = cls((inputs,), {})
+        elif isinstance(inputs, Mapping):
             found = cls((), dict(inputs))
         elif isinstance(inputs, Sequence) and not isinstance(inputs, str):
             named = bool(inputs) and isinstance(inputs[-1], Mapping)
@@ -53,6 +53,8 @@ class Example:
             raise InputError(f"example inputs: a tensor, a tuple or a dict of them, not {type(inputs).__name__}")
         if not found.tensors:
             raise InputError("example inputs: there is no tensor among them")
+        if any(tensor.layout != torch.strided for tensor in found.tensors):
+            raise InputError("example inputs: ONNX has no sparse tensors; pass indices, or a dense one")
         return found
 
     @property

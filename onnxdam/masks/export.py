@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
 
 import onnx
@@ -59,6 +60,10 @@ def export(
     Warns:
         UserWarning: the batch cannot be free, as the network counts it in a way that exporters do not follow.
     """
+    if not isinstance(path, str | PathLike):
+        raise InputError(f"export: a path is wanted, not {path!r}")
+    if gates is not None and not isinstance(gates, Gates):
+        raise InputError(f"export: gates of attach or Gates.of are wanted, not {type(gates).__name__}")
     check_output(Path(path), overwrite=True, sources=())
     example, twin = Example.of(example_inputs), baked_copy(model)
     write = _by_dynamo if dynamo else _by_torchscript
@@ -73,6 +78,8 @@ def export(
         raise
     except Exception as error:  # the exporter raises whatever the network's code raises under it
         raise InputError(f"export: {not_exported(twin, example, error)}") from error
+    if output_names and len(output_names) != len(exported.graph.outputs):
+        raise InputError(f"export: output_names: {len(output_names)} names for {len(exported.graph.outputs)} outputs")
     if fixed:
         warnings.warn(f"export: the batch stays {len(tensors[0])}, {FIXED}", stacklevel=2)
     exported.metadata_props.update(_metadata(gates))
@@ -84,6 +91,8 @@ def _check_names(inputs: Sequence[str], outputs: Sequence[str], example: Example
     if len(inputs) != len(example.tensors):
         raise InputError(f"export: input_names: {len(inputs)} names for {len(example.tensors)} tensors")
     names = [*inputs, *outputs]
+    if not all(isinstance(name, str) and name for name in names):
+        raise InputError(f"export: names of inputs and outputs are strings, not {names}")
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"export: two inputs or outputs are called {name!r}; give input_names and output_names")

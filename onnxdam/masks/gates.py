@@ -134,6 +134,8 @@ class Gates(nn.Module):
         schedule: Schedule | None = None,
     ) -> Gates:
         """The gates that were placed by hand in a network; the only target they know is "channels"."""
+        if not isinstance(model, nn.Module):
+            raise InputError(f"gates: the network is a torch.nn.Module, not {type(model).__name__}")
         return cls(dict(gates_of(model)), weight=weight, target=target, schedule=schedule)
 
     # -- reading -----------------------------------------------------------------------------------------------------

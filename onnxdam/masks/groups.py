@@ -22,7 +22,7 @@ from onnxdam.analysis.need import Need
 from onnxdam.analysis.tensor import Array, Axis, Mask, Tensor
 from onnxdam.graph import functions
 from onnxdam.masks.cost import Cost, Width
-from onnxdam.masks.origin import along_parameter, origins, sources
+from onnxdam.masks.origin import along_parameter, name_of, origins
 from onnxdam.rewrite.flatten import candidates, flattened
 from onnxdam.rules.base import Balanced, Blocks, Contract, Follows, Op, Pinned, Product, Relation, Same
 
@@ -99,8 +99,8 @@ def uses(need: Need, parameters: Collection[str]) -> Iterator[Use]:
             continue
         reads = {(r.weight, r.axis) for r in need.relations[op] if isinstance(r, Contract) and r.weight.is_known}
         for tensor in dict.fromkeys(t for t in op.ins if t is not None and t.is_known):
-            for origin in origins(tensor, parameters):
-                if origin.name not in parameters:
+            for origin in origins(tensor):
+                if origin.name not in parameters or not origin.keeps_zero:
                     continue
                 shape = [int(d) for d in initializers[origin.name].const_value.shape.numpy()]  # type: ignore[union-attr]
                 for i, axis in enumerate(tensor.axes):
@@ -203,7 +203,7 @@ class Slots:
         elif isinstance(r, Pinned):
             slots = self.of(r.axis)
             self._pins.append((slots if r.slots is None else slots[r.slots], f"{op.name}: {r.reason}"))
-        elif isinstance(r, Contract) and not sources(r.weight):
+        elif isinstance(r, Contract) and not any(origin.keeps_zero for origin in origins(r.weight)):
             other = "weights that are computed from parameters" if r.weight.is_known else "other activations"
             self._pin([r.x], f"{op.name}: multiplied by {other}")
 
@@ -320,6 +320,7 @@ class Graph:
         self.slots = slots
         self.groups: list[Group] = []
         self._reasons: dict[str, str] = {}
+        self._along: dict[str, int] = {}  # which axis of a parameter the reason speaks of
         self._gate = np.full(slots.size, -1)  # slot -> its group
         self._place = np.full(slots.size, -1)  # slot -> its gate slot
         self._form()
@@ -346,6 +347,15 @@ class Graph:
         """Module (or graph input) -> why its channels cannot be gated."""
         gated = {_owner(part.parameter) for group in self.groups for part in group.members}
         return {name: why for name, why in self._reasons.items() if name not in gated}
+
+    def read(self) -> set[str]:
+        """Names of the initializers that count."""
+        ran = (op for op in self.network.active() if op in self.need.running or op.folded)
+        return {name_of(t) for op in ran for t in op.ins if t is not None and t.is_leaf and t.maker is None}
+
+    def say(self, parameter: str, why: str) -> None:
+        """A reason for a module of which the graph says nothing."""
+        self._reasons.setdefault(_owner(parameter), why)
 
     # -- forming groups ----------------------------------------------------------------------------------------------
     def _form(self) -> None:
@@ -379,7 +389,9 @@ class Graph:
             if g < 0:
                 one = int(self.slots.label[slots[mine][0]])
                 if not use.reads and one in self._flows:  # unlike rows that are looked up, or places of a kernel
-                    self._reasons.setdefault(owner, self._why[one])
+                    self._along.setdefault(owner, use.along)
+                    if use.along >= self._along[owner]:  # of an embedding the channels rather than the positions
+                        self._along[owner], self._reasons[owner] = use.along, self._why[one]
                 continue
             index = np.full(use.extent, -1)
             index[use.entry[mine]] = np.where(self._gate[slots] == g, self._place[slots], -1)[mine]

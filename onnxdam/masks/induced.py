@@ -70,6 +70,10 @@ def induce(
         InputError: nothing can be gated, or as `attach`.
         UnsupportedError: the network cannot be narrowed; says which layer is in the way.
     """
+    if not callable(fit):
+        raise InputError("induce: fit is a function that trains: fit(network, x, gates)")
+    if "inputs" in options:
+        raise InputError("induce: gates sit on the inputs, there is no option for that")
     example = x[:2]
     gates = attach(model, example, method=method, inputs=True, target=target, schedule=schedule, **options)
     if not gates.input_gates:

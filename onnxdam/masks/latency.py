@@ -156,4 +156,7 @@ def latency(graph: Graph, target: Mapping[str, Any]) -> Latency:
     for key in options:
         if key not in ("provider", "threads"):
             raise InputError(f"target: latency takes provider and threads, not {key!r}")
+    threads = options.get("threads", 1)
+    if not isinstance(threads, int) or threads < 1:
+        raise InputError(f"target: threads is a number from 1 on, not {threads!r}")
     return Latency(graph, **options)

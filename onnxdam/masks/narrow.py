@@ -20,7 +20,7 @@ from onnxdam.api import Options, decide
 from onnxdam.errors import InputError, UnsupportedError
 from onnxdam.features import Manifest, select
 from onnxdam.graph import functions, io
-from onnxdam.masks.attach import baked_copy, export_in_memory
+from onnxdam.masks.attach import baked_copy, export_in_memory, try_out
 from onnxdam.masks.attention import fit_attention
 from onnxdam.masks.computed import copy_of
 from onnxdam.masks.example import Example, Inputs, tensors_of
@@ -98,13 +98,14 @@ def narrow(model: nn.Module, plan: Plan, example_inputs: Inputs | None = None) -
         if found:
             _resize(module, {name: state[full] for name, full in names.items() if full in state}, found, path)
     if example_inputs is not None:
-        example = Example.of(example_inputs)
+        example, whole = Example.of(example_inputs), baked_copy(model)
+        try_out(whole, example)
         sizes = {
             name: {axis: (shapes[name][axis], kept) for axis, kept in axes.items()}
             for name, axes in plan.kept.items()
             if name in shapes
         }
-        _check(baked_copy(model), slim, sizes, example, narrow_example(example, plan))
+        _check(whole, slim, sizes, example, narrow_example(example, plan))
     return slim
 
 

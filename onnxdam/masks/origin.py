@@ -1,10 +1,11 @@
-"""Which parameter a tensor of the graph comes from, and how its entries were moved (or scaled) on the way."""
+"""Which parameter a tensor of the graph comes from, and what became of its entries on the way."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,20 @@ class Origin:
         name: of the initializer.
         size: how many numbers it has.
         places: for each entry of the tensor its flat position there, -1 where it comes from elsewhere.
+        keeps_zero: a zero there is a zero here: moved, scaled, masked, rounded numbers, not 1 + w or exp(w).
     """
 
     name: str
     size: int
     places: Array
+    keeps_zero: bool
+
+
+class _Coding(NamedTuple):
+    """A number for each entry of a tensor that says where it comes from."""
+
+    codes: Array
+    keeps_zero: bool
 
 
 def name_of(t: Tensor) -> str:
@@ -35,93 +45,91 @@ def name_of(t: Tensor) -> str:
     return (t.value.name if t.value is not None else None) or t.name
 
 
-def origins(t: Tensor, prefer: Collection[str] = ()) -> list[Origin]:
-    """The initializers that a known tensor is put together from, where every number is that of one place in them.
+def origins(t: Tensor) -> list[Origin]:
+    """The initializers that a known tensor is made of, where every number is made of one place in them.
 
-    Args:
-        t: the tensor.
-        prefer: names of initializers to follow, where numbers are made of two: a weight rather than its scale.
+    Numbers may be made of several initializers, weights of a norm and its variance: then each is told.
     """
     begins: dict[str, tuple[int, int]] = {}
-    codes = _codes(t, begins, prefer)
-    if codes is None:
-        return []
-    found = []
-    for name, (begin, size) in begins.items():
-        mine = (codes >= begin) & (codes < begin + size)
-        if mine.any():
-            found.append(Origin(name, size, np.where(mine, codes - begin, -1)))
-    return found
+    found: dict[str, Origin] = {}
+    for codes, keeps_zero in _codings(t, begins):
+        for name, (begin, size) in begins.items():
+            mine = (codes >= begin) & (codes < begin + size)
+            if name not in found and mine.any():
+                found[name] = Origin(name, size, np.where(mine, codes - begin, -1), keeps_zero)
+    return list(found.values())
 
 
-def sources(t: Tensor) -> list[Origin]:
-    """The initializers that a known tensor re-arranges, every number of theirs once; none where there is more to it."""
-    found = origins(t)
-    whole = len(found) == 1 and t.maker is None
-    if sum(origin.size for origin in found) != t.content.size if found else True:
-        return []
-    if not whole and any((np.bincount(o.places[o.places >= 0]) > 1).any() for o in found):
-        return []  # numbers that are there twice
-    return found
-
-
-def _codes(t: Tensor, begins: dict[str, tuple[int, int]], prefer: Collection[str]) -> Array | None:
-    """A number for each entry that says where it comes from: positions, pushed through the operators themselves."""
+def _codings(t: Tensor, begins: dict[str, tuple[int, int]]) -> list[_Coding]:
+    """All ways to say it: positions, pushed through the operators themselves."""
     if not t.is_known:
-        return None
+        return []
     if t.maker is None:
         if not t.rank or not t.is_leaf:
-            return None
+            return []
         before = sum(size for _, size in begins.values())
         begin, _ = begins.setdefault(name_of(t), (before, t.content.size))
-        return begin + np.arange(t.content.size).reshape(t.content.shape)
-    if any(x is None or not x.is_known for x in t.maker.ins):
-        return None
+        return [_Coding(begin + np.arange(t.content.size).reshape(t.content.shape), True)]
     ins = [x for x in t.maker.ins if x is not None]
-    codes = [
-        _codes(x, begins, prefer) if x is t.maker.x or x.dtype is None or x.dtype.kind == "f" else None for x in ins
-    ]
-    moved = _moved(t.maker, ins, codes)
-    if moved is not None:
-        return moved
-    liked = [range(begin, begin + size) for name, (begin, size) in begins.items() if name in prefer]
-    places = [i for i, code in enumerate(codes) if code is not None and code.shape == t.content.shape]
-    places.sort(key=lambda i: not any(int(codes[i].flat[0]) in these for these in liked))  # type: ignore[union-attr]
-    return next((codes[i] for i in places if _is_scaled(t, t.maker, ins, i)), None)
+    if len(ins) < len(t.maker.ins) or not all(x.is_known for x in ins):
+        return []
+    inputs = [_codings(x, begins) if x is t.maker.x or x.dtype is None or x.dtype.kind == "f" else [] for x in ins]
+    first = [codings[0] if codings else None for codings in inputs]
+    found = [] if not any(first) else [_moved(t, t.maker, ins, first)]
+    if found and found[0] is None:
+        return [one for place, codings in enumerate(inputs) for one in _pointwise(t, t.maker, ins, place, codings)]
+    for place, codings in enumerate(inputs):
+        found += [_moved(t, t.maker, ins, [*first[:place], one, *first[place + 1 :]]) for one in codings[1:]]
+    return [one for one in found if one is not None]
 
 
-def _moved(op: Op, ins: Sequence[Tensor], codes: Sequence[Array | None]) -> Array | None:
-    """The codes of the result, where all that the node does is to move numbers."""
-    first: list[Array | None] = [x.content if code is None else code for x, code in zip(ins, codes, strict=True)]
-    second: list[Array | None] = [
-        x.content if code is None else 3 * code + 7 for x, code in zip(ins, codes, strict=True)
-    ]
-    moved, again = compute(op, first), compute(op, second)
+def _moved(t: Tensor, op: Op, ins: Sequence[Tensor], codings: Sequence[_Coding | None]) -> _Coding | None:
+    """The codes of a result, where all that the node does is to move numbers."""
+    pairs = list(zip(ins, codings, strict=True))
+    moved = _result(t, op, [x.content if coding is None else coding.codes for x, coding in pairs])
+    again = _result(t, op, [x.content if coding is None else 3 * coding.codes + 7 for x, coding in pairs])
     if moved is None or again is None:
         return None
     with np.errstate(over="ignore"):  # ends of slices are as large as numbers get
-        if not np.array_equal(3 * moved[0] + 7, again[0]):
+        if not np.array_equal(3 * moved + 7, again):
             return None
-    if moved[0].dtype.kind == "f" and np.abs(again[0]).max(initial=0) >= EXACT:
+    if moved.dtype.kind == "f" and np.abs(again).max(initial=0) >= EXACT:
         return None
-    return moved[0].astype(np.int64, copy=False)
+    return _Coding(moved.astype(np.int64, copy=False), all(c.keeps_zero for c in codings if c is not None))
 
 
-def _is_scaled(t: Tensor, op: Op, ins: Sequence[Tensor], place: int) -> bool:
-    """Whether each number of a tensor is made of the one in the same place of an input, and zero of zero: weights that
-    are scaled, masked, quantised. Found by trying: half of the numbers, then the others, are set to zero."""
-    half = np.random.default_rng(0).random(t.content.shape) < 0.5
-    for zero in (half, ~half):
-        args: list[Array | None] = [x.content for x in ins]
-        args[place] = _without(ins[place].content, zero)
-        found = compute(op, args)
-        if found is None or not np.array_equal(found[0], _without(t.content, zero)):
-            return False
-    return True
+def _pointwise(t: Tensor, op: Op, ins: Sequence[Tensor], place: int, codings: list[_Coding]) -> list[_Coding]:
+    """The codes of an input, where each number of the result is made of the one in the same place there."""
+    content, shape = ins[place].content, t.content.shape
+    if not codings or len(content.shape) > len(shape) or np.broadcast_shapes(content.shape, shape) != shape:
+        return []
+    half = np.random.default_rng(0).random(content.shape) < 0.5
+    zeros = [_changed(t, op, ins, place, np.zeros((), content.dtype), mask) for mask in (half, ~half)]
+    if all(zero is not None and (zero == 0).all() for zero in zeros):
+        keeps_zero = True
+    elif all(_changed(t, op, ins, place, np.roll(content, 1) + 1, mask) is not None for mask in (half, ~half)):
+        keeps_zero = False
+    else:
+        return []
+    return [_Coding(np.broadcast_to(c.codes, shape), c.keeps_zero and keeps_zero) for c in codings]
 
 
-def _without(content: Array, zero: Array) -> Array:
-    return np.where(zero, np.zeros((), content.dtype), content)
+def _changed(t: Tensor, op: Op, ins: Sequence[Tensor], place: int, value: Array, mask: Array) -> Array | None:
+    """What becomes of the entries of a result under a mask when an input has other values there; None where more than
+    these entries change."""
+    args: list[Array | None] = [x.content for x in ins]
+    args[place] = np.where(mask, value.astype(ins[place].content.dtype), ins[place].content)
+    found = _result(t, op, args)
+    wide = np.broadcast_to(mask, t.content.shape)
+    if found is None or found.shape != t.content.shape or not np.array_equal(found[~wide], t.content[~wide]):
+        return None
+    return found[wide]
+
+
+def _result(t: Tensor, op: Op, arrays: Sequence[Array | None]) -> Array | None:
+    """One of the outputs of a node from any content of its inputs."""
+    found = compute(op, list(arrays))
+    return None if found is None else found[next(i for i, out in enumerate(op.outs) if out.value is t.value)]
 
 
 def along_parameter(t: Tensor, axis: int, shape: Sequence[int], places: Array) -> tuple[int, Array] | None:

@@ -83,7 +83,7 @@ def _absorbed(need: Need, op: Op) -> list[Absorbed]:
         const = t.const(r.x.index) if t.any_const else None
         if const is None:
             continue
-        gone = np.flatnonzero(const.mask & ~need.kept(r.x) & (const.value != 0))
+        gone = np.flatnonzero(need.reads(r, const.mask & ~need.kept(r.x) & (const.value != 0)))
         if len(gone):
             constants = {int(i): float(const.value[i]) for i in gone}
             found.append(Absorbed(op.name, t.name, r.x.index, constants, r.absorb))

@@ -150,7 +150,9 @@ def require_change(need: Need, manifest: Manifest) -> None:
 def _reader(reasons: Reasons, t: Tensor) -> str:
     """Who asks for the features of an input, for one of them."""
     asked = (reasons.asks(axis, 0) for axis in [*t.axes[1:], *t.axes[:1]] if axis.n > 1)
-    step = next((step for step in asked if step is not None), None) or next(reasons.whole(t), None)
+    step = next((step for step in asked if step is not None), None)
+    if step is None and any(isinstance(size, int) for size in t.shape[1:]):
+        step = next(reasons.whole(t), None)
     if step is None:
         return "has no axis of known extent"
     return step.reason + (f" ({step.operator} {step.node})" if step.node else "")

@@ -66,12 +66,14 @@ def contribution(weight: Array, constants: Array) -> Array:
 def carry(weight: Array, constants: Array, carrier: int, level: float) -> Array:
     """weight[o, k, ...] in which slot `carrier`, the constant `level`, also stands for the removed constants.
 
-    A level of 0 means that nothing kept reads them: no carrier was needed.
+    A level of 0 means that nothing kept reads them: no carrier was needed. What does not change is the same array.
     """
     if level == 0:
         return weight
     hot = np.flatnonzero(constants)
     moved = np.tensordot(weight[:, hot].astype(np.float64), constants[hot] / level, axes=(1, 0))
+    if not moved.any():
+        return weight
     wide = weight.astype(np.float64)
     wide[:, carrier] += moved
     return wide.astype(weight.dtype)

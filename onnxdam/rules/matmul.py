@@ -188,11 +188,14 @@ class MatMul(Rule):
             old = reader.known(i)
             assert old is not None
             shift = contract.contribution(weight, removed).reshape(old.shape)
+            if not shift.any():
+                return
             slim.set_known(reader, i, (slim.full_known(reader, i).astype(np.float64) + shift).astype(old.dtype))
         else:
             carrier, level = slim.carrier(x, axis)
             carried = contract.carry(weight, removed, carrier, level)
-            slim.set_known(op, index, carried.T if transposed else carried)
+            if carried is not weight:
+                slim.set_known(op, index, carried.T if transposed else carried)
 
 
 class Gemm(Rule):
@@ -288,7 +291,8 @@ class Gemm(Rule):
         else:
             carrier, level = slim.carrier(op.x, ka)
             carried = contract.carry(weight, removed, carrier, level)
-            slim.set_known(op, 1, carried if kb == 1 else carried.T)
+            if carried is not weight:
+                slim.set_known(op, 1, carried if kb == 1 else carried.T)
 
 
 TABLE: dict[tuple[str, str], Rule] = {("", "MatMul"): MatMul(), ("", "Gemm"): Gemm()}

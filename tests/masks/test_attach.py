@@ -400,6 +400,9 @@ def test_bad_input_is_told():
         ({"target": 0.3}, r'target: says of what how much is to stay, e.g. {"macs": 0.3}, not 0.3'),
         ({"schedule": 10}, r"schedule: a Schedule is wanted, e.g. Schedule\(steps=1000\), not 10"),
         ({"weight": -1.0}, r"weight: lambda is a number of at least 0, not -1.0"),
+        ({"method": ["dam"]}, r"attach: method \['dam'\] is none of dam, "),
+        ({"include": [3]}, r"attach: include: a glob on names of modules, or several, not \[3\]"),
+        ({"beta": "a"}, r"DAM: beta is a number, not 'a'"),
     ):
         with pytest.raises(InputError, match=words):
             attach(mlp(), x, **options)

@@ -13,7 +13,7 @@ from torch import Tensor, nn  # noqa: E402
 
 import onnxdam  # noqa: E402
 from onnxdam.errors import UnsupportedError  # noqa: E402
-from onnxdam.masks import attach, export, narrow, parameter_plan  # noqa: E402
+from onnxdam.masks import Gates, attach, export, narrow, parameter_plan  # noqa: E402
 from tests.masks.test_attach import run  # noqa: E402
 
 IMAGES = torch.randn(2, 3, 8, 8)
@@ -151,13 +151,147 @@ def test_encoder_layers():
     )
     gates = attach(model.eval(), x)
     assert gates.kept() == {"0.self_attn": (4, 4), "0.linear1": (32, 32)}
-    assert "normalised over" in gates.skipped["0.norm1"]  # a stream through LayerNorm keeps its width, and says why
+    assert "normalised over" in gates.skipped["0.linear2"]  # a stream through LayerNorm keeps its width, and says why
     for gate in gates.all:
         gate.harden(torch.arange(gate.n) % 2 == 0)
     slim = narrow(model, parameter_plan(model, x), x)
     assert (slim[0].self_attn.num_heads, slim[0].linear1.out_features) == (2, 16)
     slim.train()
     assert slim(x).shape == (2, 5, 3)
+
+
+def halves(gates: Gates) -> None:
+    for gate in gates.all:
+        gate.harden(torch.arange(gate.n) % 2 == 0)
+
+
+def elements(model: onnx.ModelProto) -> int:
+    return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
+
+
+class Pieces(nn.Module):
+    """Weights that are cut up before they are used, in equal pieces and in others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.packed, self.uneven = nn.Parameter(torch.randn(24, 16)), nn.Parameter(torch.randn(20, 12))
+        self.last = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.packed.chunk(2)
+        h = torch.relu(self.first(x))
+        h = torch.relu(h @ a.t()) * torch.sigmoid(h @ b.t())
+        c, d = self.uneven[:-8], self.uneven[-8:]
+        return self.last(torch.relu(h @ c.t())) + (h @ d.t()).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_weights_in_pieces(tmp_path, dynamo):
+    torch.manual_seed(0)
+    model, x = Pieces().eval(), torch.randn(4, 8)
+    gates = attach(model, x)
+    assert {name: n for name, (_, n) in gates.kept().items()} == {"first": 16, "packed": 12, "uneven": 12}
+    halves(gates)
+    y, said = model(x), gates.cost()["parameters"]
+    slim = narrow(model, parameter_plan(model, x), x)
+    assert (slim.packed.shape, slim.uneven.shape) == ((12, 8), (14, 6))
+    assert torch.allclose(slim(x), y, atol=1e-5)
+    written, _ = onnxdam.slim(onnx.load(export(model, gates, x, tmp_path / "m.onnx", dynamo=dynamo)), align="none")
+    assert np.abs(run(written.SerializeToString(), x) - y.detach().numpy()).max() < 1e-5
+    assert elements(written) / sum(p.numel() for p in Pieces().parameters()) == pytest.approx(said)
+
+
+class Crossing(nn.Module):
+    """Queries of one sequence, keys and values of another: the packed weight is cut in pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(16, 4, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        return self.head(self.attention(x, memory, memory, need_weights=False)[0])
+
+
+def test_attention_to_another_sequence():
+    torch.manual_seed(0)
+    model, inputs = Crossing().eval(), (torch.randn(2, 4, 16), torch.randn(2, 6, 16))
+    gates = attach(model, inputs)
+    assert gates.kept() == {"attention": (4, 4), "attention.out_proj": (16, 16)}
+    halves(gates)
+    slim = narrow(model, parameter_plan(model, inputs), inputs)
+    assert (slim.attention.num_heads, slim.attention.in_proj_weight.shape) == (2, (3 * 8, 16))
+    assert torch.allclose(slim(*inputs), model(*inputs), atol=1e-5)
+
+
+class Scales(nn.Module):
+    """Scales that are computed from parameters: exponentials, roots of variances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+        self.log, self.weight, self.variance = (nn.Parameter(torch.rand(16) + 0.5) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x) * self.log.exp()) * (self.weight * (self.variance + 0.1).rsqrt()))
+
+
+def test_scales_that_are_computed_are_narrowed_and_counted(tmp_path):
+    torch.manual_seed(0)
+    model, x = Scales().eval(), torch.randn(4, 8)
+    gates = attach(model, x)
+    assert gates.kept() == {"first": (16, 16)}
+    halves(gates)
+    slim = narrow(model, parameter_plan(model, x), x)
+    assert [len(p) for p in (slim.log, slim.weight, slim.variance)] == [8, 8, 8]
+    assert torch.allclose(slim(x), model(x), atol=1e-6)
+    left = sum(p.numel() for p in slim.parameters()) / sum(p.numel() for p in Scales().parameters())
+    assert gates.cost()["parameters"] == pytest.approx(left)
+
+
+class Tied(nn.Module):
+    """An autoencoder whose decoder is the encoder turned around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.bias = nn.Linear(10, 16), nn.Parameter(torch.rand(10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.encoder(x)) @ self.encoder.weight + self.bias
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_tied_weights(tmp_path, dynamo):
+    """A closed unit is a constant, its bias, that zeros read."""
+    torch.manual_seed(0)
+    model, x = Tied().eval(), torch.randn(4, 10)
+    model.encoder.bias.data += 1
+    gates = attach(model, x)
+    assert gates.kept() == {"encoder": (16, 16)}
+    halves(gates)
+    slim = narrow(model, parameter_plan(model, x), x)
+    assert slim.encoder.out_features == 8
+    written, _ = onnxdam.slim(onnx.load(export(model, gates, x, tmp_path / "m.onnx", dynamo=dynamo)), align="none")
+    assert np.abs(run(written.SerializeToString(), x) - model(x).detach().numpy()).max() < 1e-5
+    assert elements(written) == 8 * 10 + 8 + 10
+
+
+class Helping(nn.Module):
+    """A head that only training needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.helper, self.last = nn.Linear(8, 16), nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(x) + self.helper(x) if self.training else self.last(x)
+
+
+def test_what_runs_in_training_only_is_named():
+    gates = attach(Helping(), torch.randn(2, 8))
+    assert gates.kept() == {"first": (16, 16)}
+    assert gates.skipped == {"last": "a graph output", "helper": "it does not run in evaluation"}
 
 
 class Cells(nn.Module):
