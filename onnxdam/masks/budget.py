@@ -17,6 +17,8 @@ from onnxdam.masks.cost import Cost
 FEW = 4  # slots that no gate falls below, or half of its fair share where that is less
 CLOSE = 0.01  # how far below its target a cost may end, where slots are small enough
 ROUNDING = 1e-9
+GIVEN = (1, 2, 3)  # slots that a gate may give for another
+TRIES = 2000
 
 
 class Budget:
@@ -104,20 +106,36 @@ class Budget:
         return widths
 
     def _exchange(self, widths: list[int]) -> list[int]:
-        """Where a slot is dear (a small network, widths in blocks): one gate gives so that another can grow."""
-        best, reached = widths, self.ratio(widths)
-        for taker, giver in itertools.permutations(range(len(widths)), 2):
-            if reached >= (1 - CLOSE) * self.share:
-                break
-            tried = list(widths)
-            tried[taker] += 1
-            low, high = self.least[giver] - 1, tried[giver]  # the most slots of the giver that fit
-            while high - low > 1:
-                tried[giver] = (low + high) // 2
-                low, high = (tried[giver], high) if self._fits(tried) else (low, tried[giver])
-            tried[giver] = low
-            if low >= self.least[giver] and tried[taker] <= self.sizes[taker]:
-                filled = self._fill(tried)
-                ratio = self.ratio(filled)
-                best, reached = (filled, ratio) if ratio > reached else (best, reached)
-        return best
+        """Where a slot is dear (a small network, widths in blocks): gates give so that others can grow."""
+        reached, before, tries = self.ratio(widths), 0.0, 0
+        while reached > before:
+            before = reached
+            pairs = itertools.permutations(range(len(widths)), 2)
+            for (giver, taker), slots in itertools.product(pairs, (*GIVEN, None)):
+                tries += 1
+                if reached >= (1 - CLOSE) * self.share or tries > TRIES:
+                    return widths
+                tried = self._give(widths, giver, taker, slots)
+                if tried is not None and self.ratio(tried) > reached:
+                    widths, reached = tried, self.ratio(tried)
+        return widths
+
+    def _give(self, widths: list[int], giver: int, taker: int, slots: int | None) -> list[int] | None:
+        """So many slots less for the giver (None: as many as one more for the taker asks for), as many more as fit for
+        the taker, and the rest for whom it is enough."""
+        tried = list(widths)
+        tried[taker] += 1
+        tried[giver] = self._most(tried, giver, tried[giver]) if slots is None else tried[giver] - slots
+        if tried[giver] < self.least[giver] or tried[taker] > self.sizes[taker] or not self._fits(tried):
+            return None
+        tried[taker] = self._most(tried, taker, self.sizes[taker])
+        return self._fill(tried)
+
+    def _most(self, widths: Sequence[int], gate: int, limit: int) -> int:
+        """The most slots of a gate that fit beside the widths of the others; one less than its least where none do."""
+        low, high = self.least[gate] - 1, limit + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = self._fits([*widths[:gate], middle, *widths[gate + 1 :]])
+            low, high = (middle, high) if fits else (low, middle)
+        return low

@@ -49,6 +49,22 @@ def test_what_it_affords_is_within_one_per_cent(share, open_):
     assert all(least <= width <= n for least, width, n in zip(budget.least, widths, budget.sizes, strict=True))
 
 
+class Blocks(Chain):
+    """Widths cost as much as the next multiple of 8."""
+
+    def at(self, kind: str, counts: Sequence[float]) -> float:
+        return super().at(kind, [-(-count // 8) * 8 for count in counts])
+
+
+@pytest.mark.parametrize(("prices", "sizes"), [(Chain, (8, 6, 6)), (Chain, (24, 40, 16)), (Blocks, (24, 40, 16))])
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.7])
+def test_where_slots_are_dear_it_is_next_to_the_best_there_is(prices, sizes, share):
+    budget = Budget(prices(list(sizes)), "macs", share)
+    widths = itertools.product(*(range(least, n + 1) for least, n in zip(budget.least, sizes, strict=True)))
+    best = max(ratio for w in widths if (ratio := budget.ratio(w)) <= share + 1e-9)
+    assert budget.ratio(budget.afford(sizes)) >= 0.97 * best
+
+
 def test_no_gate_falls_below_a_few_slots():
     assert chain(0.3, 100, 80).least == [FEW, FEW]
     assert chain(0.3, 5, 80).least == [1, FEW]
