@@ -101,7 +101,8 @@ def _moved(t: Tensor, op: Op, ins: Sequence[Tensor], codings: Sequence[_Coding |
 def _pointwise(t: Tensor, op: Op, ins: Sequence[Tensor], place: int, codings: list[_Coding]) -> list[_Coding]:
     """The codes of an input, where each number of the result is made of the one in the same place there."""
     content, shape = ins[place].content, t.content.shape
-    if not codings or len(content.shape) > len(shape) or np.broadcast_shapes(content.shape, shape) != shape:
+    sizes = zip(reversed(content.shape), reversed(shape), strict=False)
+    if not codings or content.ndim > len(shape) or any(mine not in (1, n) for mine, n in sizes):
         return []
     half = np.random.default_rng(0).random(content.shape) < 0.5
     zeros = [_changed(t, op, ins, place, np.zeros((), content.dtype), mask) for mask in (half, ~half)]

@@ -249,6 +249,25 @@ def test_scales_that_are_computed_are_narrowed_and_counted(tmp_path):
     assert gates.cost()["parameters"] == pytest.approx(left)
 
 
+class Adapted(nn.Module):
+    """A frozen weight and a product of two small ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+        self.down, self.up = nn.Parameter(torch.randn(4, 16)), nn.Parameter(torch.randn(12, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.second.weight + self.up @ self.down
+        return self.last(torch.relu(nn.functional.linear(torch.relu(self.first(x)), weight, self.second.bias)))
+
+
+def test_weights_that_are_products_are_told():
+    gates = attach(Adapted(), torch.randn(2, 8))
+    assert gates.kept() == {"second": (12, 12)}
+    assert gates.skipped["first"].endswith("multiplied by weights that are computed from parameters")
+
+
 class Tied(nn.Module):
     """An autoencoder whose decoder is the encoder turned around."""
 
