@@ -129,6 +129,21 @@ def tensors_of(output: Any, name: str = "") -> dict[str, Tensor]:
     return found
 
 
+def distance(before: Mapping[Any, Tensor], after: Mapping[Any, Tensor]) -> float:
+    """The largest difference, as a share of the largest number of an output."""
+    off = [0.0]
+    for name, a in before.items():
+        b = after[name]
+        if a.shape != b.shape:
+            return float("inf")
+        a, b = a.double(), b.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        difference = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf"))  # max() passes over NaN
+        largest = torch.where(a.isfinite(), a.abs(), 0.0)
+        off.append(float(difference.max() / largest.max().clamp(min=1e-30)) if a.numel() else 0.0)
+    return max(off)
+
+
 @contextmanager
 def among_tensors(model: nn.Module, example: Example) -> Iterator[tuple[Tensor, ...]]:
     """The network takes tensors by position alone and gives a plain tuple: exporters know no more than that.

@@ -18,11 +18,12 @@ from onnxdam.errors import InputError
 from onnxdam.graph import io
 from onnxdam.graph.place import check_output
 from onnxdam.masks.attach import baked_copy, not_exported, unique_names
-from onnxdam.masks.example import Example, Inputs, among_tensors, beside, tensors_of
+from onnxdam.masks.example import Example, Inputs, among_tensors, beside, distance, tensors_of
 from onnxdam.masks.gates import Gates
 from onnxdam.masks.quiet import quiet
 
 OPSET = 18
+CLOSE = 1e-2  # half precision is allowed for
 FIXED = "as the network takes the number of samples for a constant: len(x) does that, x.shape[0] does not"
 
 
@@ -58,7 +59,8 @@ def export(
         InputError: the network cannot be exported, names do not fit, or the file cannot be written.
 
     Warns:
-        UserWarning: the batch cannot be free, as the network counts it in a way that exporters do not follow.
+        UserWarning: the batch cannot be free, as the network counts it in a way that exporters do not follow; or ONNX
+            Runtime, where it is installed, does not give what torch gives.
     """
     if not isinstance(path, str | PathLike):
         raise InputError(f"export: a path is wanted, not {path!r}")
@@ -74,6 +76,7 @@ def export(
         with quiet(), among_tensors(twin, example) as tensors:
             batch = [i for i, t in enumerate(tensors) if t.dim() and len(t) == len(tensors[0])]
             exported, fixed = write(twin, tensors, batch if dynamic_batch else [], inputs, outputs)
+            off = _off(exported, twin, tensors)
     except InputError:
         raise
     except Exception as error:  # the exporter raises whatever the network's code raises under it
@@ -82,9 +85,27 @@ def export(
         raise InputError(f"export: output_names: {len(output_names)} names for {len(exported.graph.outputs)} outputs")
     if fixed:
         warnings.warn(f"export: the batch stays {len(tensors[0])}, {FIXED}", stacklevel=2)
+    if off > CLOSE:
+        other = f"torch's exporter is wrong somewhere, perhaps not with dynamo={not dynamo}"
+        warnings.warn(f"export: ONNX Runtime is off by {off:.1g} of torch's largest number; {other}", stacklevel=2)
     exported.metadata_props.update(_metadata(gates))
     io.save(exported, path)
     return Path(path)
+
+
+@torch.no_grad()
+def _off(exported: ir.Model, model: nn.Module, tensors: Sequence[Tensor]) -> float:
+    """How far ONNX Runtime is from torch, in shares of the largest number of an output; 0 where that cannot be told."""
+    wanted, again = (dict(enumerate(tensors_of(model(*tensors)).values())) for _ in range(2))
+    try:
+        from onnxdam.providers import Runnable, session
+
+        opened = session(Runnable.of(exported))
+        feeds = {item.name: tensor.cpu().numpy() for item, tensor in zip(opened.get_inputs(), tensors, strict=True)}
+        found = dict(enumerate(map(torch.as_tensor, opened.run(None, feeds))))
+        return 0.0 if distance(wanted, again) else distance({i: t.cpu() for i, t in wanted.items()}, found)
+    except Exception:  # it is not installed, or lacks an operator or a type
+        return 0.0
 
 
 def _check_names(inputs: Sequence[str], outputs: Sequence[str], example: Example) -> None:

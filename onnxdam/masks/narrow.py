@@ -23,7 +23,7 @@ from onnxdam.graph import functions, io
 from onnxdam.masks.attach import baked_copy, export_in_memory, try_out
 from onnxdam.masks.attention import fit_attention
 from onnxdam.masks.computed import copy_of
-from onnxdam.masks.example import Example, Inputs, tensors_of
+from onnxdam.masks.example import Example, Inputs, distance, tensors_of
 from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.origin import Origin, all_along_parameter, origins
 from onnxdam.masks.widths import Sizes, follow
@@ -312,27 +312,12 @@ def _check(model: nn.Module, slim: nn.Module, sizes: Sizes, example: Example, sl
 
 def _same(model: nn.Module, slim: nn.Module, example: Example, slim_example: Example) -> tuple[bool, float]:
     try:
-        off, close = _distance(_double(model, example), _double(slim, slim_example)), CLOSE_IN_DOUBLE
+        off, close = distance(_double(model, example), _double(slim, slim_example)), CLOSE_IN_DOUBLE
     except Exception:  # written for one precision
-        off, close = _distance(tensors_of(example.run(model)), tensors_of(slim_example.run(slim))), CLOSE
+        off, close = distance(tensors_of(example.run(model)), tensors_of(slim_example.run(slim))), CLOSE
     return off <= close, off
 
 
 def _double(model: nn.Module, example: Example) -> dict[str, Tensor]:
     twin = copy_of(model).double()
     return tensors_of(example.map(lambda t: t.double() if t.is_floating_point() else t).run(twin))
-
-
-def _distance(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
-    """The largest difference, as a share of the largest number of an output."""
-    off = [0.0]
-    for name, a in before.items():
-        b = after[name]
-        if a.shape != b.shape:
-            return float("inf")
-        a, b = a.double(), b.double()
-        same = (a == b) | (a.isnan() & b.isnan())
-        difference = torch.where(same, 0.0, (a - b).abs()).nan_to_num(nan=float("inf"))  # max() passes over NaN
-        largest = torch.where(a.isfinite(), a.abs(), 0.0)
-        off.append(float(difference.max() / largest.max().clamp(min=1e-30)) if a.numel() else 0.0)
-    return max(off)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
+import onnx_ir as ir  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -115,6 +117,23 @@ def test_a_batch_that_stays_as_it_is_is_told(tmp_path, dynamo):
     ):
         path = export(Counting(), None, x, tmp_path / "m.onnx", dynamo=dynamo)
     assert ort.InferenceSession(path).get_inputs()[0].shape == [3, 2, 3]
+
+
+def test_a_file_that_is_not_the_network_is_told(tmp_path, monkeypatch):
+    """Exporters of torch make mistakes."""
+    module = importlib.import_module("onnxdam.masks.export")
+    write = module._by_dynamo
+
+    def wrong(*arguments: object) -> tuple[ir.Model, bool]:
+        model, fixed = write(*arguments)
+        model.graph.initializers["4.bias"].const_value = ir.tensor(np.ones(4, np.float32))
+        return model, fixed
+
+    monkeypatch.setattr(module, "_by_dynamo", wrong)
+    with pytest.warns(
+        UserWarning, match=r"^export: ONNX Runtime is off by .* of torch's largest number; torch's exporter"
+    ):
+        export(mlp(), None, torch.randn(2, 20), tmp_path / "m.onnx")
 
 
 def test_torch_keeps_its_affairs_to_itself(tmp_path, capfd, recwarn):

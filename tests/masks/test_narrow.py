@@ -143,10 +143,10 @@ def test_a_plan_of_another_network_is_told():
 
 
 def test_numbers_that_are_none_are_a_difference():
-    from onnxdam.masks.narrow import _distance
+    from onnxdam.masks.example import distance
 
     nan, inf = float("nan"), float("inf")
     whole = {"y": torch.tensor([1.0, 2.0])}
-    assert _distance(whole, {"y": torch.tensor([1.0, nan])}) == inf
-    assert _distance({"y": torch.tensor([nan, 2.0])}, {"y": torch.tensor([nan, 2.0])}) == 0
-    assert _distance({"y": torch.tensor([nan, inf])}, {"y": torch.tensor([nan, inf])}) == 0
+    assert distance(whole, {"y": torch.tensor([1.0, nan])}) == inf
+    assert distance({"y": torch.tensor([nan, 2.0])}, {"y": torch.tensor([nan, 2.0])}) == 0
+    assert distance({"y": torch.tensor([nan, inf])}, {"y": torch.tensor([nan, inf])}) == 0
