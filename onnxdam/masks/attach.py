@@ -30,7 +30,7 @@ from onnxdam.masks.example import Example, Inputs, among_tensors, evaluating
 from onnxdam.masks.failing import failing_module, one_line
 from onnxdam.masks.gate import Fixed, Gate, along, gates_of, rows_along
 from onnxdam.masks.gates import Gates
-from onnxdam.masks.groups import Graph, Group, Part, forget_zeros
+from onnxdam.masks.groups import Graph, Group, Part, forget_zeros, owner_of
 from onnxdam.masks.norms import GroupLasso, NetworkSlimming, Owned, spread
 from onnxdam.masks.quiet import quiet
 from onnxdam.masks.reading import has_masks, original, owner, put_on, take_off
@@ -248,9 +248,10 @@ def find_groups(model: nn.Module, example_inputs: Inputs | Example, *, inputs: b
         raise InputError(f"the graph that torch's exporter makes cannot be analysed: {one_line(error)}") from error
     values = dict(twin.named_parameters(remove_duplicate=False))
     read = {values[name] for name in graph.read() if name in values}
-    for name, value in values.items():
-        if value not in read:  # by none of its names
-            graph.say(name, "it does not run in evaluation")
+    runs = {owner_of(name) for name, value in values.items() if value in read}  # by whatever name
+    for name in values:
+        if owner_of(name) not in runs:
+            graph.say(owner_of(name), "it does not run in evaluation")
     return graph
 
 

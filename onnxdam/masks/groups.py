@@ -239,7 +239,8 @@ class Slots:
         self.label, self._edges = label, []
 
 
-def _owner(parameter: str) -> str:
+def owner_of(parameter: str) -> str:
+    """The name of the module that has a parameter; its own name, where that is the network itself."""
     return parameter.rpartition(".")[0] or parameter
 
 
@@ -345,17 +346,23 @@ class Graph:
     @property
     def skipped(self) -> dict[str, str]:
         """Module (or graph input) -> why its channels cannot be gated."""
-        gated = {_owner(part.parameter) for group in self.groups for part in group.members}
+        gated = {owner_of(part.parameter) for group in self.groups for part in group.members}
         return {name: why for name, why in self._reasons.items() if name not in gated}
 
     def read(self) -> set[str]:
-        """Names of the initializers that count."""
-        ran = (op for op in self.network.active() if op in self.need.running or op.folded)
-        return {name_of(t) for op in ran for t in op.ins if t is not None and t.is_leaf and t.maker is None}
+        """Names of the initializers that nodes that run are given, or what is computed from them."""
+        todo = [t for op in self.network.active() if op in self.need.running for t in op.ins]
+        seen: dict[Tensor, None] = {}
+        while todo:
+            t = todo.pop()
+            if t is not None and t.is_leaf and t not in seen:
+                seen[t] = None
+                todo += t.maker.ins if t.maker is not None else []
+        return {name_of(t) for t in seen if t.maker is None}
 
-    def say(self, parameter: str, why: str) -> None:
+    def say(self, module: str, why: str) -> None:
         """A reason for a module of which the graph says nothing."""
-        self._reasons.setdefault(_owner(parameter), why)
+        self._reasons.setdefault(module, why)
 
     # -- forming groups ----------------------------------------------------------------------------------------------
     def _form(self) -> None:
@@ -384,7 +391,7 @@ class Graph:
     def _attach(self, use: Use) -> None:
         """Gives a part of a parameter to the groups whose slots it runs over."""
         slots, mine = self.slots.of(use.tensor.axes[use.axis]), use.entry >= 0
-        owner = _owner(use.parameter)
+        owner = owner_of(use.parameter)
         for g in np.unique(self._gate[slots[mine]]).tolist():
             if g < 0:
                 one = int(self.slots.label[slots[mine][0]])
