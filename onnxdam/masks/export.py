@@ -19,6 +19,7 @@ from onnxdam.graph import io
 from onnxdam.graph.place import check_output
 from onnxdam.masks.attach import baked_copy, not_exported, unique_names
 from onnxdam.masks.example import Example, Inputs, among_tensors, beside, distance, tensors_of
+from onnxdam.masks.failing import one_line
 from onnxdam.masks.gates import Gates
 from onnxdam.masks.quiet import quiet
 
@@ -76,7 +77,7 @@ def export(
         with quiet(), among_tensors(twin, example) as tensors:
             batch = [i for i, t in enumerate(tensors) if t.dim() and len(t) == len(tensors[0])]
             exported, fixed = write(twin, tensors, batch if dynamic_batch else [], inputs, outputs)
-            off = _off(exported, twin, tensors)
+            wrong = _difference(exported, twin, tensors)
     except InputError:
         raise
     except Exception as error:  # the exporter raises whatever the network's code raises under it
@@ -85,27 +86,32 @@ def export(
         raise InputError(f"export: output_names: {len(output_names)} names for {len(exported.graph.outputs)} outputs")
     if fixed:
         warnings.warn(f"export: the batch stays {len(tensors[0])}, {FIXED}", stacklevel=2)
-    if off > CLOSE:
-        other = f"torch's exporter is wrong somewhere, perhaps not with dynamo={not dynamo}"
-        warnings.warn(f"export: ONNX Runtime is off by {off:.1g} of torch's largest number; {other}", stacklevel=2)
+    if wrong:
+        warnings.warn(f"export: {wrong}, perhaps not with dynamo={not dynamo}", stacklevel=2)
     exported.metadata_props.update(_metadata(gates))
     io.save(exported, path)
     return Path(path)
 
 
 @torch.no_grad()
-def _off(exported: ir.Model, model: nn.Module, tensors: Sequence[Tensor]) -> float:
-    """How far ONNX Runtime is from torch, in shares of the largest number of an output; 0 where that cannot be told."""
-    wanted, again = (dict(enumerate(tensors_of(model(*tensors)).values())) for _ in range(2))
+def _difference(exported: ir.Model, model: nn.Module, tensors: Sequence[Tensor]) -> str:
+    """What is wrong with a file that ONNX Runtime does not run as torch does; empty where it is not installed, or knows
+    no such element types, or torch itself does not give the same twice."""
     try:
         from onnxdam.providers import Runnable, session
-
+    except ImportError:
+        return ""
+    wanted, again = (dict(enumerate(tensors_of(model(*tensors)).values())) for _ in range(2))
+    if distance(wanted, again) or any(t.dtype == torch.bfloat16 for t in (*tensors, *wanted.values())):
+        return ""
+    try:
         opened = session(Runnable.of(exported))
         feeds = {item.name: tensor.cpu().numpy() for item, tensor in zip(opened.get_inputs(), tensors, strict=True)}
         found = dict(enumerate(map(torch.as_tensor, opened.run(None, feeds))))
-        return 0.0 if distance(wanted, again) else distance({i: t.cpu() for i, t in wanted.items()}, found)
-    except Exception:  # it is not installed, or lacks an operator or a type
-        return 0.0
+        off = distance({i: t.cpu() for i, t in wanted.items()}, found)
+    except Exception as error:  # whatever ONNX Runtime raises
+        return f"ONNX Runtime does not run the file that torch's exporter wrote ({one_line(error)})"
+    return f"ONNX Runtime is off by {off:.1g} of torch's largest number: the exporter is wrong" if off > CLOSE else ""
 
 
 def _check_names(inputs: Sequence[str], outputs: Sequence[str], example: Example) -> None:

@@ -131,7 +131,7 @@ def test_a_file_that_is_not_the_network_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "_by_dynamo", wrong)
     with pytest.warns(
-        UserWarning, match=r"^export: ONNX Runtime is off by .* of torch's largest number; torch's exporter"
+        UserWarning, match=r"^export: ONNX Runtime is off by .* of torch's largest number: the exporter is wrong"
     ):
         export(mlp(), None, torch.randn(2, 20), tmp_path / "m.onnx")
 
