@@ -249,7 +249,7 @@ class Gemm(Rule):
             if c is not None:
                 decided, bias = operand_const(c, aligned(c, y, i), len(mask))
                 mask, value = mask & decided, value + bias * op.attr("beta", 1.0)
-            y.set_const(i, mask, value)
+            y.set_const(i, mask & np.isfinite(value), value)
 
     @staticmethod
     def _product(x: Tensor, kx: int, weight: Tensor, kw: int) -> Const | None:
