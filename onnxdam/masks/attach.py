@@ -27,7 +27,7 @@ from onnxdam.masks.computed import copy_of, folded, is_computed, names_of, plain
 from onnxdam.masks.cost import Cost
 from onnxdam.masks.dam import DAM
 from onnxdam.masks.example import Example, Inputs, among_tensors, evaluating
-from onnxdam.masks.failing import failing_module, one_line
+from onnxdam.masks.failing import check_network, failing_module, one_line
 from onnxdam.masks.gate import Fixed, Gate, along, gates_of, rows_along
 from onnxdam.masks.gates import Gates
 from onnxdam.masks.groups import Graph, Group, Part, forget_zeros, owner_of
@@ -216,8 +216,7 @@ def _tell_closed(model: nn.Module, graph: Graph) -> None:
 
 
 def _check(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise InputError(f"attach: the network is a torch.nn.Module, not {type(model).__name__}")
+    check_network(model, "attach")
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("attach: a scripted network cannot be exported; attach gates before it is scripted")
     if any(parameter.is_meta for parameter in model.parameters()):
@@ -328,8 +327,7 @@ def try_out(model: nn.Module, example: Example) -> None:
 
 def baked_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode whose gates are constants: baked into weights, or hardened where they stand."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the network is a torch.nn.Module, not {type(model).__name__}")
+    check_network(model, "export, narrow")
     twin = folded(copy_of(model).eval())
     for key, hook in list(twin._forward_pre_hooks.items()):
         if isinstance(hook, _Draw):

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 from torch import nn
 
+from onnxdam.errors import InputError
+
 
 def failing_module(model: nn.Module, call: Callable[[], object]) -> str:
     """Calls what is known to fail and says where it does: "layer1.0.conv2 (Conv2d)", or "the network (ResNet)".
@@ -26,6 +28,12 @@ def failing_module(model: nn.Module, call: Callable[[], object]) -> str:
         hook.remove()
     path = inside[-1] if inside else ""
     return f"{path or 'the network'} ({type(model.get_submodule(path)).__name__})"
+
+
+def check_network(model: object, asker: str) -> None:
+    """Raises InputError unless it is a network."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{asker}: the network is a torch.nn.Module, not {type(model).__name__}")
 
 
 def one_line(error: BaseException, length: int = 200) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from onnxdam.errors import InputError
+from onnxdam.masks.schedule import is_whole
 
 
 class Gate(nn.Module):
@@ -50,9 +51,9 @@ class Gate(nn.Module):
 
     def __init__(self, n: int, dim: int = 1) -> None:
         super().__init__()
-        if not isinstance(n, int) or n < 1:
+        if not is_whole(n) or n < 1:
             raise InputError(f"{type(self).__name__}: a gate needs at least one slot, not {n!r}")
-        self.n = n
+        self.n = int(n)
         self.dim = dim
         self.register_buffer("hard", torch.tensor(False))
         self.register_buffer("values", torch.ones(n))

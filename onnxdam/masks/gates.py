@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from onnxdam.errors import InputError
 from onnxdam.masks.budget import CLOSE, Budget
 from onnxdam.masks.cost import Cost
+from onnxdam.masks.failing import check_network
 from onnxdam.masks.gate import Gate, gates_of
 from onnxdam.masks.schedule import Schedule, is_number
 
@@ -134,8 +135,7 @@ class Gates(nn.Module):
         schedule: Schedule | None = None,
     ) -> Gates:
         """The gates that were placed by hand in a network; the only target they know is "channels"."""
-        if not isinstance(model, nn.Module):
-            raise InputError(f"gates: the network is a torch.nn.Module, not {type(model).__name__}")
+        check_network(model, "gates")
         return cls(dict(gates_of(model)), weight=weight, target=target, schedule=schedule)
 
     # -- reading -----------------------------------------------------------------------------------------------------

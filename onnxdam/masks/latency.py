@@ -25,6 +25,7 @@ from onnxdam.bench import BenchResult, bench
 from onnxdam.errors import InputError
 from onnxdam.masks.cost import Cost, Width, extent, product
 from onnxdam.masks.groups import Graph
+from onnxdam.masks.schedule import is_whole
 from onnxdam.providers import check_provider
 from onnxdam.rules.base import Blocked
 from onnxdam.rules.macs import macs
@@ -157,6 +158,6 @@ def latency(graph: Graph, target: Mapping[str, Any]) -> Latency:
         if key not in ("provider", "threads"):
             raise InputError(f"target: latency takes provider and threads, not {key!r}")
     threads = options.get("threads", 1)
-    if not isinstance(threads, int) or threads < 1:
+    if not is_whole(threads) or threads < 1:
         raise InputError(f"target: threads is a number from 1 on, not {threads!r}")
     return Latency(graph, **options)

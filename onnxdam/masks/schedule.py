@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 from onnxdam.errors import InputError
 
@@ -17,6 +17,11 @@ from onnxdam.errors import InputError
 def is_number(value: object) -> bool:
     """Whether an argument is a finite number, of whatever library."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Whether an argument is a whole number, of whatever library."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         numbers = (self.steps, self.cold, self.ramp, 1.0 if self.harden is None else self.harden)
-        if not isinstance(self.steps, int) or not all(map(is_number, numbers)):
+        if not is_whole(self.steps) or not all(map(is_number, numbers)):
             raise InputError(f"schedule: a number of steps and shares of them are wanted, not {numbers}")
         last = 1.0 if self.harden is None else self.harden
         if self.steps < 1 or not 0 <= self.cold <= self.ramp <= last <= 1:
